@@ -10,8 +10,6 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.instruments import watch_pool
-from app.snapshots import announce_snapshots
-from app.topology import has_board
 from readreplica.cluster import Cluster
 from readreplica.context import follow_causality
 from readreplica.sessions import WriteSession
@@ -88,8 +86,6 @@ def _with_timeouts(topology: Topology, timeouts: DatabaseTimeouts) -> Topology:
 def _prepare(cluster: Cluster, topology: Topology, timeouts: DatabaseTimeouts | None) -> None:
     follow_causality(cluster)
     cluster.on_engine(partial(_watch_pool, database=cluster.name))
-    if has_board(topology):
-        cluster.on_engine(announce_snapshots)
     cluster.resolve_commits(within_seconds=RESOLVE_SECONDS)
     _limit(cluster, topology, timeouts)
 

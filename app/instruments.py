@@ -80,6 +80,12 @@ _acknowledged = _seconds(
     "app.message.acknowledged.duration", "From a message's event to its acknowledgement.", _DELIVERY
 )
 _errors = _meter.create_counter("app.errors", unit="{line}", description="Log lines of level ERROR.")
+_board_streams = _meter.create_up_down_counter(
+    "app.board.streams", unit="{stream}", description="Streams of events that are open to boards."
+)
+_board_shown = _seconds(
+    "app.board.shown.duration", "From a change in a service to the boards that are open.", _DELIVERY
+)
 _lag = _meter.create_gauge("app.event_loop.lag", unit="s", description="How late the event loop is.")
 _pool_wait = _seconds("app.pool.wait.duration", "From asking a pool to having a connection.", _WAIT)
 
@@ -274,6 +280,21 @@ class Recent:
 
 recent_lag, recent_pool_wait, recent_creation_wait = Recent(), Recent(), Recent()
 """What a service slows down its senders by."""
+
+
+@contextmanager
+def board_stream() -> Iterator[None]:
+    """Count a stream of events as one that is open."""
+    _board_streams.add(1)
+    try:
+        yield
+    finally:
+        _board_streams.add(-1)
+
+
+def board_shown(*, seconds: float) -> None:
+    """Record that a change of an order was given to the boards that are open."""
+    _board_shown.record(max(0.0, seconds))
 
 
 def event_loop_lag(seconds: float) -> None:

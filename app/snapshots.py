@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.messaging.events import Customer, OrderSnapshot, SnapshotEntry, SnapshotLine
 from app.models.base import EventRow, OrderState, Quoted
@@ -16,19 +15,18 @@ from app.models.mes import (
     MesOrderItemColumns,
 )
 from app.models.shop import ShopOrder
+from app.topology import has_board
 from readreplica.sessions import AnySession, WriteSession
-
-_OPTION = "announces_snapshots"
-
-
-def announce_snapshots(engine: AsyncEngine) -> None:
-    """Have every change that is written by an engine announced to the board: there is one."""
-    engine.sync_engine.update_execution_options(**{_OPTION: True})
+from sharding.engines import topology_of
 
 
 def announces_snapshots(session: WriteSession) -> bool:
-    """Return whether what a session changes is announced to the board."""
-    return bool(session.sync_session.get_bind().get_execution_options().get(_OPTION, False))
+    """Return whether what a session changes is announced to the board: wherever the topology has one.
+
+    Raises:
+        LookupError: the session's cluster was opened by no topology, so no one knows.
+    """
+    return has_board(topology_of(session))
 
 
 def entry_of(line: EventRow) -> SnapshotEntry:

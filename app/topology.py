@@ -109,6 +109,17 @@ def _password_in_file(topology: "Topology", name: str) -> str | None:
     return next((re.sub(r"\\(.)", r"\1", password) for password in found), None)
 
 
+class _Access(Section):
+    """`[access]`: in a `sandbox` nothing is made in earnest, and its keys are good there alone."""
+
+    sandbox: bool = False
+
+
+def is_sandbox(topology: "Topology") -> bool:
+    """Return whether all of a platform is for trying out: `[access] sandbox = true`."""
+    return "access" in topology.sections and topology.section("access", _Access).sandbox
+
+
 def files_url(topology: "Topology") -> str:
     """Return where the customers' files are: `[files] url`; a path is relative to the topology file.
 
@@ -131,12 +142,9 @@ def services_of(topology: "Topology") -> Mapping[str, Service]:
 
 
 def has_board(topology: "Topology") -> bool:
-    """Return whether there is a board, `[services.board]`: then orders are announced to it.
-
-    Raises:
-        TopologyError: a section is wrong.
-    """
-    return "board" in services_of(topology)
+    """Return whether there is a board, `[services.board]`: then orders are announced to it."""
+    # Asked with each line of a history: the sections are checked where a process begins.
+    return "board" in topology.sections.get("services", {})
 
 
 def worker_count(topology: "Topology", process: str) -> WorkerCount:

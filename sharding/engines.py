@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -12,10 +13,12 @@ from readreplica.cluster import Cluster
 from readreplica.connections import Configure
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.options import ReplicaOptions
+from readreplica.sessions import AnySession
 from sharding.errors import ShardUnnamed, WrongShard
 from sharding.shard_binding import register_checks
 from sharding.topology import Topology
 
+_TOPOLOGY = "sharding_topology"
 _SHARD_NAME = "SELECT shard FROM public.shard_identity"
 
 MakeEngine = Callable[..., AsyncEngine]
@@ -122,7 +125,7 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
             prepare_threshold=5 if prepares else None,
         )
 
-    return Cluster(
+    cluster = Cluster(
         database,
         primary=engine(writer_engine),
         primary_reader=engine(reader_engine),
@@ -132,3 +135,19 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         },
         options=ReplicaOptions(**topology.replicas.model_dump()),
     )
+    cluster.on_engine(partial(_note_topology, topology=topology))
+    return cluster
+
+
+def _note_topology(engine: AsyncEngine, *, topology: Topology) -> None:
+    engine.sync_engine.update_execution_options(**{_TOPOLOGY: topology})
+
+
+def topology_of(session: AnySession) -> Topology:
+    """Return the topology by which a session's cluster was opened.
+
+    Raises:
+        LookupError: it was opened by none.
+    """
+    topology: Topology = session.sync_session.get_bind().get_execution_options()[_TOPOLOGY]
+    return topology

@@ -359,6 +359,11 @@ CASES = (
     ),
     _level("EventLoopBlocked", 'app_event_loop_lag_seconds{job="mes",instance="a"}', 0.6, 0.3),
     AlertCase(
+        "BoardSlow",
+        _slow("app_board_shown_duration_seconds", 'job="board"', 2, 18),
+        _slow("app_board_shown_duration_seconds", 'job="board"', 0, 20),
+    ),
+    AlertCase(
         "PoolWaitsLong",
         _slow("app_pool_wait_duration_seconds", 'job="mes",database="mes_0"', 10, 10),
         # As slow, and there is too little of it.
@@ -668,6 +673,8 @@ HEALTHY: Series = {
     "app_message_acknowledged_duration_seconds": _steady(12),
     "app_errors_total": "0+0x20 1+0x20 2+0x20",
     "app_telemetry_dropped_total": always(0),
+    "app_board_streams": "0 20 40 38+0x60",
+    "app_board_shown_duration_seconds": _steady(12),
     "app_event_loop_lag_seconds": "0 0.02 0.6 0.01 0+0x60",
     "app_requests_in_progress": always(3),
     "app_pool_wait_duration_seconds": _steady(900),

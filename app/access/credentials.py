@@ -1,6 +1,7 @@
 """What callers are known by: API keys, and signed tokens.
 
-An API key is `mk_ID_SECRET`: 256 random bits behind an id that may be shown. Only its SHA-256 is stored; so
+An API key is `mk_ID_SECRET`, or `mt_ID_SECRET` of a sandbox: 256 random bits behind an id that may be shown.
+Only its SHA-256 is stored; so
 much chance needs no slow hash, and no one finds the key from it. A token is a JWT (RFC 7519), signed with
 HMAC-SHA256 by a key that all services share. The algorithm is ours and not the token's (RFC 8725, 3.1).
 """
@@ -28,7 +29,9 @@ MIN_KEY_BYTES = 32
 """As long as what HS256 signs with (RFC 7518, 3.2)."""
 _SKEW = timedelta(seconds=30)
 """How far the clocks of two of our processes may be apart."""
-_KEY = re.compile(r"mk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
+_KEY = re.compile(r"m[kt]_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
+SANDBOX_PREFIX = "mt_"
+"""How the keys of a sandbox begin. The gateway leads by it, and each process refuses the other kind."""
 _KEY_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PASSWORDS = PasswordHasher()
 LONGEST_PASSWORD = 256
@@ -72,11 +75,12 @@ class ApiKey:
     digest: bytes
 
 
-def new_api_key() -> ApiKey:
-    """Make an API key."""
+def new_api_key(*, is_sandbox: bool = False) -> ApiKey:
+    """Make an API key, for a sandbox or in earnest."""
     credential_id = "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(12))
     secret = secrets.token_urlsafe(32)
-    return ApiKey(f"mk_{credential_id}_{secret}", credential_id, digest_of(secret))
+    prefix = SANDBOX_PREFIX if is_sandbox else "mk_"
+    return ApiKey(f"{prefix}{credential_id}_{secret}", credential_id, digest_of(secret))
 
 
 def read_api_key(text: str) -> tuple[str, bytes] | None:
@@ -112,8 +116,12 @@ def is_password(password: str, hashed: str | None) -> bool:
 class TokenKeys:
     """Signs tokens with the first of its keys, and reads those of all."""
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
+    def __init__(self, keys: Mapping[str, str], *, is_sandbox: bool = False) -> None:
         """Take the keys by name, the one that signs first.
+
+        Parameters:
+            keys: the secrets by their names.
+            is_sandbox: whether they are a sandbox's. Its tokens are good there alone, even by the same keys.
 
         Raises:
             ValueError: there is none, a name is not plain, or a key is too short. It shows no secret.
@@ -131,9 +139,10 @@ class TokenKeys:
         }
         self._set = KeySet(list(self._keys.values()))
         self._signs_with = next(iter(keys))
+        self._audience = f"{AUDIENCE}-sandbox" if is_sandbox else AUDIENCE
 
     @classmethod
-    def parse(cls, text: str) -> "TokenKeys | None":
+    def parse(cls, text: str, *, is_sandbox: bool = False) -> "TokenKeys | None":
         """Read keys, written as NAME=SECRET,NAME=SECRET; None if there are none.
 
         Raises:
@@ -143,7 +152,7 @@ class TokenKeys:
             return None
         pairs = [pair.strip().partition("=") for pair in text.split(",")]
         keys = {name: secret for name, separator, secret in pairs if separator}
-        return cls(keys if len(keys) == len(pairs) else {})
+        return cls(keys if len(keys) == len(pairs) else {}, is_sandbox=is_sandbox)
 
     def sign(self, use: TokenUse, claims: Mapping[str, Any], *, now: datetime | None = None) -> str:
         """Make a token that is good for as long as its use allows.
@@ -156,7 +165,7 @@ class TokenKeys:
         issued = now or datetime.now(UTC)
         times = {"iat": int(issued.timestamp()), "exp": int((issued + LIFETIMES[use]).timestamp())}
         header = {"alg": ALGORITHM, "kid": self._signs_with, "typ": "JWT"}
-        whole = {**claims, **times, "nbf": times["iat"], "aud": AUDIENCE, "use": use.value}
+        whole = {**claims, **times, "nbf": times["iat"], "aud": self._audience, "use": use.value}
         return jwt.encode(header, whole, self._keys[self._signs_with])
 
     def read(self, text: str, *, now: datetime | None = None) -> tuple[TokenUse, dict[str, Any]] | None:
@@ -171,10 +180,10 @@ class TokenKeys:
         if token.header.get("kid") not in self._keys or token.header.keys() - {"alg", "kid", "typ"}:
             return None
         claims = dict(token.claims)
-        return _good(claims, now or datetime.now(UTC))
+        return _good(claims, now or datetime.now(UTC), self._audience)
 
 
-def _good(claims: dict[str, Any], now: datetime) -> tuple[TokenUse, dict[str, Any]] | None:
+def _good(claims: dict[str, Any], now: datetime, audience: str) -> tuple[TokenUse, dict[str, Any]] | None:
     try:
         use = TokenUse(claims["use"])
     except (KeyError, ValueError):
@@ -185,5 +194,5 @@ def _good(claims: dict[str, Any], now: datetime) -> tuple[TokenUse, dict[str, An
     issued, begins, ends = (int(time or 0) for time in times)
     second, skew = now.timestamp(), _SKEW.total_seconds()
     is_now = issued - skew <= second and begins - skew <= second < ends
-    is_ours = claims.get("aud") == AUDIENCE and ends - issued <= LIFETIMES[use].total_seconds()
+    is_ours = claims.get("aud") == audience and ends - issued <= LIFETIMES[use].total_seconds()
     return (use, claims) if is_now and is_ours and isinstance(claims.get("sub"), str) else None

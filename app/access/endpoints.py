@@ -113,6 +113,9 @@ async def logout(response: Response) -> None:
     response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="strict")
 
 
+AFTER_LOGIN = r"/([!-.0-\[\]-~][!-\[\]-~]*)?"
+"""Where a login may lead: a path of ours, and no other host's."""
+
 LOGIN_COOKIE = "__Host-login"
 """What a login by the provider must come back with; the provider's page leads here, so it is not strict."""
 _PAGE_HEADERS = {
@@ -139,7 +142,7 @@ _PAGE = """\
 async def begin_oidc(
     request: Request,
     to: Annotated[
-        str, Query(max_length=500, pattern=r"^/([!-.0-\[\]-~][!-\[\]-~]*)?$", description="Where to go then.")
+        str, Query(max_length=500, pattern=f"^{AFTER_LOGIN}$", description="Where to go then.")
     ] = "/",
 ) -> RedirectResponse:
     """Send a browser to the organisation's OpenID provider, to log in there."""

@@ -17,6 +17,7 @@ from app.access.credentials import TokenKeys, TokenUse
 from app.access.errors import (
     CrossSiteRequest,
     DoorUnknown,
+    KeyOfOtherKind,
     NotAllowed,
     NotAuthenticated,
     SandboxOrder,
@@ -160,7 +161,7 @@ class Access:
         """Return who a request's credential says that it is; None if it brings none.
 
         Raises:
-            NotAuthenticated, TooManyAttempts: it brings one that is not good.
+            NotAuthenticated, KeyOfOtherKind, TooManyAttempts: it brings one that is not good.
             CrossSiteRequest: it was sent by another site's page.
         """
         given = request.headers.getlist("authorization")
@@ -173,6 +174,8 @@ class Access:
         if caller is None:
             # What is good is let in whatever else came from its address, which may be that of many.
             self.attempts.count(address)
+            if self.registry.is_of_other_kind(text):
+                raise KeyOfOtherKind(in_sandbox=self.registry.in_sandbox)
             raise NotAuthenticated
         return replace(caller, address=address)
 

@@ -27,6 +27,18 @@ class NotAllowed(AccessError):
         super().__init__(f"{role} may not do this at the door {door}: {route}")
 
 
+class KeyOfOtherKind(AccessError):
+    """An API key of a sandbox is sent to what is none, or the reverse."""
+
+    def __init__(self, *, in_sandbox: bool) -> None:
+        self.sandbox = in_sandbox
+        super().__init__(
+            "this is a sandbox, where a key begins with mt_: the one that was sent is in earnest"
+            if in_sandbox
+            else "a key that begins with mt_ is good in the sandbox alone, and this is none"
+        )
+
+
 class SandboxOrder(AccessError):
     """The key is for trying out, and there is no place for orders that no one is to make."""
 
@@ -188,6 +200,7 @@ STATUSES: Statuses = {
     OidcUnlinked: 403,
     IdempotencyKeyGuessable: 422,
     NotAuthenticated: 401,
+    KeyOfOtherKind: 401,
     LoginFailed: 401,
     NotAllowed: 403,
     SandboxOrder: 403,

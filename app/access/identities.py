@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import delete, func, or_, select, update
 
 from app import instruments
-from app.access.credentials import ApiKey, hash_password, new_api_key, read_api_key
+from app.access.credentials import SANDBOX_PREFIX, ApiKey, hash_password, new_api_key, read_api_key
 from app.access.errors import (
     IdentitiesUnknown,
     IdentityExists,
@@ -59,6 +59,7 @@ async def create(
     password: str | None = None,
     scopes: Sequence[str] = (),
     expires_at: datetime | None = None,
+    in_sandbox: bool = False,
 ) -> ApiKey:
     """Make an identity with its first API key.
 
@@ -71,6 +72,7 @@ async def create(
         password: of staff that log in; None for none.
         scopes: what of the role the key is good for; empty is all.
         expires_at: when the key ends; None for never.
+        in_sandbox: whether the whole platform is for trying out.
 
     Raises:
         IdentityExists: the name is taken, perhaps by one that was revoked.
@@ -87,14 +89,19 @@ async def create(
     )
     session.add(made)
     await session.flush()
-    key = await _add_key(session, made.identity_id, scopes, expires_at)
+    key = await _add_key(session, made.identity_id, scopes, expires_at, in_sandbox=in_sandbox)
     facts = {"role": role.value, "sandbox": sandbox, "key": key.credential_id, "scopes": list(scopes)}
     await _record(session, "identity_created", name, **facts, has_password=password is not None)
     return key
 
 
 async def rotate(
-    session: WriteSession, name: str, *, keep: timedelta | None = None, scopes: Sequence[str] | None = None
+    session: WriteSession,
+    name: str,
+    *,
+    keep: timedelta | None = None,
+    scopes: Sequence[str] | None = None,
+    in_sandbox: bool = False,
 ) -> ApiKey:
     """Add an API key to an identity, beside the one that it has.
 
@@ -103,6 +110,7 @@ async def rotate(
         name: of the identity.
         keep: for how long the older keys stay good; None for as long as they are.
         scopes: of the new key; None for those of the newest one.
+        in_sandbox: as for `create`.
 
     Raises:
         UnknownIdentity: there is none, or it is revoked.
@@ -119,7 +127,8 @@ async def rotate(
         of_it = IdentityKey.identity_id == found.identity_id
         await session.execute(update(IdentityKey).where(of_it, is_later).values(expires_at=ends))
     kept = live[-1].scopes if live else []
-    made = await _add_key(session, found.identity_id, kept if scopes is None else scopes, None)
+    wanted = kept if scopes is None else scopes
+    made = await _add_key(session, found.identity_id, wanted, None, in_sandbox=in_sandbox)
     lasts = None if keep is None else keep.total_seconds()
     await _record(session, "identity_rotated", name, key=made.credential_id, older_for_seconds=lasts)
     return made
@@ -247,9 +256,14 @@ def _live_keys(identity_id: int) -> Any:
 
 
 async def _add_key(
-    session: WriteSession, identity_id: int, scopes: Sequence[str], expires_at: datetime | None
+    session: WriteSession,
+    identity_id: int,
+    scopes: Sequence[str],
+    expires_at: datetime | None,
+    *,
+    in_sandbox: bool,
 ) -> ApiKey:
-    made = new_api_key()
+    made = new_api_key(is_sandbox=in_sandbox)
     session.add(
         IdentityKey(
             key_id=made.credential_id,
@@ -304,15 +318,22 @@ class Registry:
     """All identities and keys that are good, in the memory of one process."""
 
     def __init__(
-        self, directory: Cluster, *, stale_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        directory: Cluster,
+        *,
+        stale_seconds: float,
+        in_sandbox: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a registry that knows no one; `run` fills it.
 
         Parameters:
             directory: where they stand.
             stale_seconds: for how long they are believed while the directory is away.
+            in_sandbox: whether keys of a sandbox are good here, and no others.
             clock: a monotonic clock, in seconds.
         """
+        self.in_sandbox = in_sandbox
         self._directory = directory
         self._stale_seconds = stale_seconds
         self._clock = clock
@@ -368,7 +389,8 @@ class Registry:
             IdentitiesUnknown: the directory was not heard of for too long.
         """
         read, now = read_api_key(text), datetime.now(UTC)
-        if read is None:  # a token, say, which is good whether or not the directory is heard of
+        # A token, say, which is good whether or not the directory is heard of; or a key of the other kind.
+        if read is None or self.is_of_other_kind(text):
             return None
         self._check_fresh()
         known = self._known.keys.get(read[0])
@@ -378,6 +400,10 @@ class Registry:
             return None
         self._used[known.key_id] = now
         return known
+
+    def is_of_other_kind(self, text: str) -> bool:
+        """Return whether an API key is a sandbox's and this is none, or the reverse."""
+        return read_api_key(text) is not None and text.startswith(SANDBOX_PREFIX) is not self.in_sandbox
 
     def has_key(self, key_id: str, identity_id: int) -> bool:
         """Return whether an identity has a good key of this id; raises as `find`."""

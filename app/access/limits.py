@@ -26,6 +26,7 @@ from app import instruments
 from app.access.errors import AccessError
 from app.access.pipelining import Command, PipelinedScript
 from app.kit.caller import Caller, Role, network_of
+from app.kit.tasks import Lane
 
 LEASE_SECONDS = 60.0  # after it a place is free whose process has died; longer than a request may take
 REDIS_SECONDS = 0.25
@@ -34,6 +35,7 @@ who keeps it busy must not be let in for that."""
 PAUSE_SECONDS = 1.0
 LOCAL_SHARE = 4  # a process alone lets this part of the orders in: there are about as many processes
 _MOST_LOCAL = 10_000
+_LATELY_SECONDS = 1.0
 _LIMITS = ("requests", "orders", "bytes", "concurrent requests")
 _ASKED, _SAID = struct.Struct("<11d"), struct.Struct("<7d")
 _DAY = 24 * 3600.0
@@ -286,6 +288,7 @@ class CallerLimits:
         self._clock = clock
         self._asks_again_at = 0.0
         self._local: OrderedDict[str, float] = OrderedDict()
+        self._lanes: OrderedDict[str, Lane] = OrderedDict()
 
     def plan_of(self, caller: Caller) -> Plan | None:
         """Return a caller's limits; None if it has none, as what our own services ask for has."""
@@ -354,11 +357,16 @@ class CallerLimits:
         self, role: Role, subject: str, limits: Plan, costs: Sequence[float], size: Callable[[], int]
     ) -> AsyncIterator[dict[str, str]]:
         lease = uuid4().hex
+        lane = self._lanes.get(subject)
+        if lane is not None and self._clock() - lane.refused_at < _LATELY_SECONDS:
+            await lane.let_others_pass()
         verdict = await self._decided(limits, subject, costs, lease)
         if verdict is None:
             self._decide_alone(limits, subject, orders=costs[1])
             yield {}
             return
+        if verdict.refused_by is not None:
+            await self._lane_of_refused(subject).let_others_pass()
         _refuse(role, verdict)
         try:
             yield verdict.headers
@@ -368,6 +376,14 @@ class CallerLimits:
             if (owed := size() - costs[2]) > 0:
                 arguments = _arguments(_letting_in(limits), (0.0, 0.0, owed), "")
                 await self._take.tell(_keys(subject), arguments, seconds=REDIS_SECONDS)
+
+    def _lane_of_refused(self, subject: str) -> Lane:
+        lane = self._lanes.pop(subject, None) or Lane()
+        lane.refused_at = self._clock()
+        self._lanes[subject] = lane
+        if len(self._lanes) > _MOST_LOCAL:
+            self._lanes.popitem(last=False)
+        return lane
 
     async def take_orders(self, caller: Caller, count: int) -> dict[str, str]:
         """Take what a request has turned out to cost, once its body is read; return headers of the answer.

@@ -112,8 +112,9 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
         ("crm", "POST", f"{_ORDER}/{step}"): _rule(
             (*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER, Role.CUSTOMER
         )
-        for step in ("approve", "requote", "cancel")
+        for step in ("approve", "cancel")
     },
+    ("crm", "POST", f"{_ORDER}/requote"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
     ("crm", "POST", f"{_ORDER}/close"): _rule(_STAFF, Role.SELLER),
     # Those who log in.
     **{

@@ -36,7 +36,7 @@ from app.messaging.streams import check_streams, open_redis
 from app.models.board import BoardInbox
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
-from app.topology import files_url, redis_url
+from app.topology import files_url, is_sandbox, redis_url
 from readreplica.cluster import Cluster
 from readreplica.signing import TokenText, parse_keys
 from readreplica.token import CausalToken
@@ -50,7 +50,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     async def parts(background: Background, readiness: Readiness) -> AsyncIterator[Board]:
         models = ModelStore.open(files_url(topology))
         signer = EntrySigner(ServiceName.BOARD, parse_peer_keys(settings.message_keys.get_secret_value()))
-        tokens = TokenKeys.parse(settings.access_keys.get_secret_value())
+        tokens = TokenKeys.parse(settings.access_keys.get_secret_value(), is_sandbox=is_sandbox(topology))
         text = TokenText(parse_keys(settings.token_keys.get_secret_value()))
         async with (
             open_database(topology, "board", timeouts=timeouts_of(settings)) as orders,

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from app.board import repository
 from app.board.actions import Actions
-from app.board.live import LiveChanges, LiveEvent
+from app.board.live import PAUSE, LiveChanges, LiveEvent
 from app.board.pages.staff import Pages
 from app.board.repository import FoundOrder
 from app.flow.places import Places
@@ -133,9 +133,9 @@ def event_stream(lines: AsyncIterator[str]) -> StreamingResponse:
 
 
 async def _lines(board: Board, after: str) -> AsyncIterator[str]:
-    async with board.live.subscribe(after) as events:
-        async for event in board.live.with_pauses(events, seconds=KEEP_ALIVE_SECONDS):
-            yield ":\n\n" if event is None else as_sse(event)
+    async with board.live.subscribe(after, pause_seconds=KEEP_ALIVE_SECONDS) as events:
+        async for event in events:
+            yield ":\n\n" if event is PAUSE else as_sse(event)
 
 
 def as_sse(event: LiveEvent) -> str:

@@ -6,8 +6,9 @@ entries were lost meanwhile, it is sent `reload`: then it reads the whole page a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from app import instruments
 from app.board.projection import BoardChange
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.streams import Entry, entries_of, id_of
@@ -30,7 +32,11 @@ MOST_WAITING = 256
 """So many events wait for a browser; one that is slower is let go, and comes again."""
 _AT_ONCE = MOST_WAITING // 4
 """So few are read at once that a reader who keeps up has room for them, however many came together."""
+_CATCH_UP_AT_ONCE = 8
+"""After a restart all boards come again at once, and each would take a connection to Redis."""
 _BLOCK_SECONDS = 0.5
+_OUT_OF_ORDER_MS = 10_000
+"""So long at most lies between a commit and its entry, where another's are the other way round."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("live")
 
@@ -54,7 +60,11 @@ class LiveEvent:
     @property
     def is_reload(self) -> bool:
         """Whether events were lost."""
-        return self.order_id is None
+        return self.order_id is None and self is not PAUSE
+
+
+PAUSE = LiveEvent("")
+"""No event has come for a while."""
 
 
 class LiveChanges:
@@ -65,6 +75,8 @@ class LiveChanges:
         self._redis = redis
         self._subscribers: set[asyncio.Queue[LiveEvent | None]] = set()
         self._last: str | None = None
+        self._token = NOTHING
+        self._catching_up = asyncio.Semaphore(_CATCH_UP_AT_ONCE)
 
     @property
     def position(self) -> str:
@@ -73,6 +85,14 @@ class LiveChanges:
         It is to be read before the page's orders are.
         """
         return self._last or ""
+
+    @property
+    def token(self) -> CausalToken:
+        """What a page is read with that begins behind `position`.
+
+        A replica may be behind it: what the page lacked then would never be sent.
+        """
+        return self._token
 
     @property
     def subscribers(self) -> int:
@@ -86,6 +106,8 @@ class LiveChanges:
             RedisError, OSError: Redis is away, or refuses.
         """
         known = {} if change is None else {"before": change.before or "", "after": change.after}
+        if change is not None and change.at is not None:
+            known["at"] = str(change.at.timestamp())
         entry = {"order_id": str(order_id), "token": token.encode(), **known}
         await self._redis.xadd(STREAM, dict(entry.items()), maxlen=MOST_ENTRIES, approximate=True)
 
@@ -97,18 +119,31 @@ class LiveChanges:
 
     async def _turn(self) -> None:
         if self._last is None:
-            self._last = await self._newest()
+            self._last = await self._begin()
         found = await self._redis.xread(
             {STREAM: self._last}, count=_AT_ONCE, block=round(_BLOCK_SECONDS * 1000)
         )
         entries = entries_of(found)
         for entry in entries:
-            self._last = entry[0]
-            self._give(_event_of(entry))
+            event = _event_of(entry)
+            _note_age(entry)
+            self._last, self._token = event.event_id, self._token.merge(event.token)
+            self._give(event)
         if not entries and id_of(await self._newest()) < id_of(self._last):
             # Redis was wiped, or another one is there: what it had, it had for no one.
             self._last = await self._newest()
             self._give(LiveEvent(self._last))
+
+    async def _begin(self) -> str:
+        """Return the newest entry, to begin behind it; and know what those before it need.
+
+        They may be in another order than their commits, by a little.
+        """
+        newest = await self._newest()
+        since = max(0, id_of(newest)[0] - _OUT_OF_ORDER_MS)
+        for entry in await self._range(f"{since}-0", count=MOST_ENTRIES):
+            self._token = self._token.merge(_event_of(entry).token)
+        return newest
 
     async def _newest(self) -> str:
         try:
@@ -125,11 +160,14 @@ class LiveChanges:
                 _let_go(queue)
 
     @asynccontextmanager
-    async def subscribe(self, after: str) -> AsyncIterator[AsyncIterator[LiveEvent]]:
+    async def subscribe(
+        self, after: str, *, pause_seconds: float | None = None
+    ) -> AsyncIterator[AsyncIterator[LiveEvent]]:
         """Yield the events behind one, and then those that come; they end when the reader is too slow.
 
         Parameters:
             after: the id of the last event that the reader has seen, or the `position` of its page.
+            pause_seconds: yield `PAUSE` whenever no event has come for so long.
 
         Raises:
             RedisError, OSError: Redis is away.
@@ -137,42 +175,37 @@ class LiveChanges:
         queue: asyncio.Queue[LiveEvent | None] = asyncio.Queue(MOST_WAITING)
         self._subscribers.add(queue)
         try:
-            yield self._events(queue, after)
+            with instruments.board_stream():
+                async with aclosing(self._events(queue, after, pause_seconds)) as events:
+                    yield events
         finally:
             self._subscribers.discard(queue)
 
-    async def _events(self, queue: asyncio.Queue[LiveEvent | None], after: str) -> AsyncIterator[LiveEvent]:
+    async def _events(
+        self, queue: asyncio.Queue[LiveEvent | None], after: str, pause_seconds: float | None
+    ) -> AsyncGenerator[LiveEvent, None]:
         seen = (0, 0)
-        for event in await self._missed(after):
+        async with self._catching_up:
+            missed = await self._missed(after)
+        for event in missed:
             seen = id_of(event.event_id)
             yield event
-        while (event_or_end := await queue.get()) is not None:
-            if event_or_end.is_reload or id_of(event_or_end.event_id) > seen:
+        while True:
+            try:
+                # No task of its own: a reader that is let go in the middle would leave it behind.
+                async with asyncio.timeout(pause_seconds):
+                    event_or_end = await queue.get()
+            except TimeoutError:
+                yield PAUSE
+                continue
+            if event_or_end is None:
+                return
+            if event_or_end.is_reload:
+                # Of another Redis, it may be, whose ids are smaller.
+                seen = id_of(event_or_end.event_id)
                 yield event_or_end
-
-    @staticmethod
-    async def with_pauses(
-        events: AsyncIterator[LiveEvent], *, seconds: float
-    ) -> AsyncIterator[LiveEvent | None]:
-        """Yield the events, and None whenever none has come for so long."""
-        following: asyncio.Task[LiveEvent] | None = None
-        try:
-            while True:
-                following = following or asyncio.ensure_future(anext(events))
-                done, _ = await asyncio.wait({following}, timeout=seconds)
-                if not done:
-                    yield None
-                    continue
-                try:
-                    event = following.result()
-                except StopAsyncIteration:
-                    return
-                following = None
-                yield event
-        finally:
-            if following is not None:
-                following.cancel()
-                await asyncio.wait({following})
+            elif id_of(event_or_end.event_id) > seen:
+                yield event_or_end
 
     async def _missed(self, after: str) -> list[LiveEvent]:
         """Read what came behind an event; one `reload` if that is no longer known, or is too much."""
@@ -220,6 +253,12 @@ def _event_of(entry: Entry) -> LiveEvent:
         _status(fields, "after"),
         _token(fields.get("token", "")),
     )
+
+
+def _note_age(entry: Entry) -> None:
+    """Record how old a change is that is given to the boards."""
+    with suppress(ValueError):  # an older process has not written it
+        instruments.board_shown(seconds=time.time() - float(entry[1].get("at", "")))
 
 
 def _status(fields: Mapping[str, str], name: str) -> Status | None:

@@ -6,7 +6,7 @@ from the histories. So the same snapshots make the same row, late, twice or out 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -33,11 +33,15 @@ _LIFE: Mapping[Status, int] = {status: number for number, status in enumerate(St
 
 @dataclass(frozen=True)
 class BoardChange:
-    """What a snapshot has changed of an order; `before` is None of one that was not known."""
+    """What a snapshot has changed of an order; `before` is None of one that was not known.
+
+    `at` is when that happened in its service, where it was sent.
+    """
 
     order_id: int
     before: Status | None
     after: Status
+    at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -259,4 +263,5 @@ class Projection:
         # A database that is newer than this process is a shard of the MES: no other service gets more.
         source = self.services.get(message.source, ServiceName.MES)
         changes = await apply_snapshots(session, source, {message.order_id: message.data})
-        self.changes.update(changes)
+        at = max((line.at for line in message.data.history), default=None)
+        self.changes.update({each: replace(change, at=at) for each, change in changes.items()})

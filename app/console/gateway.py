@@ -134,9 +134,7 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
             for service in ("crm", "mes", "board")
         ),
         _reads("board", _ORDER),
-        GatewayRoute(
-            path="/v1/changes", methods=("GET",), service="board", is_repeatable=True, seconds=_STREAM_SECONDS
-        ),
+        _streams("/v1/changes"),
         *_PAGES["all"],
         *_PAGES["staff"],
     ),

@@ -22,6 +22,7 @@ from app.access.errors import IdentityExists, SubjectRefused, TooManyKeys, Unkno
 from app.kit.caller import Role, calling, shell_user
 from app.models.directory import Identity, IdentityKey
 from app.schemas import Line
+from app.topology import is_sandbox
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import naming, open_engine
 from ops.options import DryRun, Options, options_of, parse_duration
@@ -99,7 +100,10 @@ def create_all(topology: Topology, roles: Mapping[str, Role]) -> dict[str, str]:
     async def work(session: WriteSession) -> dict[str, str]:
         made = {}
         for name, role in roles.items():
-            made[name] = (await identities.create(session, name, role, by=getpass.getuser())).text
+            key = await identities.create(
+                session, name, role, by=getpass.getuser(), in_sandbox=is_sandbox(topology)
+            )
+            made[name] = key.text
         return made
 
     return _change(topology, work)
@@ -116,21 +120,30 @@ def create(
     password: Annotated[
         bool, typer.Option("--password", help="Ask for a password too, for staff who log in.")
     ] = False,
+    oidc: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--oidc", metavar="ISSUER SUBJECT", help="Who it is at an OpenID provider, as by `oidc`."
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make an identity with its first API key, which is shown once."""
     options = options_of(context)
     name = _checked(name)
+    link = None if oidc is None else (_checked(oidc[0]), _checked(oidc[1]))
     if dry_run:
         _print_sql(
             f"INSERT INTO identities (name, role, sandbox, created_by) VALUES ({literal_of(name)}, "
             f"'{role}', {str(sandbox).lower()}, {literal_of(getpass.getuser())});"
         )
+        if link is not None:
+            _print_sql(_linking(name, *link))
         return
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if password else None
 
     async def work(session: WriteSession) -> ApiKey:
-        return await identities.create(
+        made = await identities.create(
             session,
             name,
             Role(role.value),
@@ -138,7 +151,11 @@ def create(
             sandbox=sandbox,
             password=secret,
             scopes=scopes or [],
+            in_sandbox=is_sandbox(options.topology()),
         )
+        if link is not None:
+            await identities.link_subject(session, name, *link)
+        return made
 
     _show_key(options, _change(options.topology(), work), name=name, role=role.value)
 
@@ -165,7 +182,9 @@ def rotate(
         return
 
     async def work(session: WriteSession) -> ApiKey:
-        return await identities.rotate(session, name, keep=lasts, scopes=scopes)
+        return await identities.rotate(
+            session, name, keep=lasts, scopes=scopes, in_sandbox=is_sandbox(options.topology())
+        )
 
     _show_key(options, _change(options.topology(), work), name=name, older_keys_until=keep)
 
@@ -195,6 +214,15 @@ def limit(
     report(options, {"identity": name, "limits": found}, f"{name} has the limits: {shown}")
 
 
+def _id_of(name: str) -> str:
+    return f"(SELECT identity_id FROM identities WHERE name = {literal_of(name)})"
+
+
+def _linking(name: str, issuer: str, subject: str) -> str:
+    values = f"{literal_of(issuer)}, {literal_of(subject)}, {_id_of(name)}"
+    return f"INSERT INTO identity_subjects (issuer, subject, identity_id) VALUES ({values});"
+
+
 @app.command("oidc")
 def oidc(
     context: typer.Context,
@@ -211,18 +239,16 @@ def oidc(
     options = options_of(context)
     if remove is (issuer is not None and subject is not None) or (remove and (issuer or subject)):
         raise typer.BadParameter("give --issuer and --subject, or --remove")
-    whose = f"(SELECT identity_id FROM identities WHERE name = {literal_of(name)})"
     if remove:
         if dry_run:
-            _print_sql(f"DELETE FROM identity_subjects WHERE identity_id = {whose};")
+            _print_sql(f"DELETE FROM identity_subjects WHERE identity_id = {_id_of(name)};")
             return
         links = _change(options.topology(), lambda session: identities.unlink_subjects(session, name))
         report(options, {"identity": name, "links": links}, f"{name} has no link any more; it had {links}")
         return
     issuer, subject = _checked(str(issuer)), _checked(str(subject))
     if dry_run:
-        values = f"{literal_of(issuer)}, {literal_of(subject)}, {whose}"
-        _print_sql(f"INSERT INTO identity_subjects (issuer, subject, identity_id) VALUES ({values});")
+        _print_sql(_linking(name, issuer, subject))
         return
     _change(options.topology(), lambda session: identities.link_subject(session, name, issuer, subject))
     facts = {"identity": name, "issuer": issuer, "subject": subject}
@@ -303,7 +329,7 @@ def link(
     order_id: Annotated[int, typer.Argument(min=1, help="The order that it opens.", show_default=False)],
 ) -> None:
     """Make the token that opens one order for its customer, for 90 days."""
-    token = _keys().sign(TokenUse.LINK, {"sub": str(order_id)})
+    token = _keys(context).sign(TokenUse.LINK, {"sub": str(order_id)})
     report(options_of(context), {"order_id": str(order_id), "token": token}, token)
 
 
@@ -315,13 +341,14 @@ def service_token(
 ) -> None:
     """Make a token on behalf of a person, as services have them: for five minutes, at the internal door."""
     claims = {"sub": _checked(person), "role": role.value, "iss": f"mesctl of {getpass.getuser()}"}
-    token = _keys().sign(TokenUse.SERVICE, claims)
+    token = _keys(context).sign(TokenUse.SERVICE, claims)
     report(options_of(context), {"person": person, "role": role.value, "token": token}, token)
 
 
-def _keys() -> TokenKeys:
+def _keys(context: typer.Context) -> TokenKeys:
+    in_sandbox = is_sandbox(options_of(context).topology())
     try:
-        keys = TokenKeys.parse(os.environ.get(ACCESS_KEYS, ""))
+        keys = TokenKeys.parse(os.environ.get(ACCESS_KEYS, ""), is_sandbox=in_sandbox)
     except ValueError as error:
         raise typer.BadParameter(f"{ACCESS_KEYS}: {error}") from error
     if keys is None:

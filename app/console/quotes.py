@@ -28,8 +28,6 @@ from app.models.status import IllegalTransition, Status
 from app.orders import UnknownOrder
 from app.pricing.errors import UnknownChoice
 from app.pricing.tariff import Tariff, read_tariff, tariff_version
-from app.snapshots import announce_snapshots
-from app.topology import has_board
 from ops.options import options_of
 from ops.output import note, show_rows
 from readreplica.cluster import Cluster
@@ -164,8 +162,6 @@ async def open_quotes(topology: Topology) -> AsyncIterator[Quotes]:
         crm = open_cluster(topology, "crm", role="crm", application_name="mesctl")
         shards = open_shards(topology, application_name="mesctl")
         quotes = Quotes(await opened.enter_async_context(crm), await opened.enter_async_context(shards))
-        if has_board(topology):
-            quotes.crm.on_engine(announce_snapshots)
         yield quotes
 
 

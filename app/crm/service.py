@@ -11,7 +11,7 @@ from app.database import Work
 from app.flow.grants import Allowance
 from app.flow.places import Places
 from app.kit.clock import Clock
-from app.kit.etags import ChangedMeanwhile, is_meant
+from app.kit.etags import check_seen
 from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, RequoteRequested
 from app.messaging.outbox import find_waiting
 from app.messaging.routing import ServiceName
@@ -166,16 +166,7 @@ class CrmService:
 
 
 def _check_seen(order: CrmOrder, seen: str | None) -> None:
-    """Refuse a change of an order that is not as its caller has read it.
-
-    A repeated request is not refused by it: its own first one has changed the order.
-
-    Raises:
-        ChangedMeanwhile: it is another by now.
-    """
-    etag = etag_of_order(CrmOrderView.of(order))
-    if seen is not None and not is_meant(seen, etag):
-        raise ChangedMeanwhile(f"order {order.order_id}", etag)
+    check_seen(f"order {order.order_id}", etag_of_order(CrmOrderView.of(order)), seen)
 
 
 def _refuse_approval(order: CrmOrder, now: datetime) -> None:

@@ -9,11 +9,14 @@ The same slopes say that the service itself is slower: a lower limit does not ma
 
 A probe is a little more or a little less of the limit, and never a drop to one. What comes beyond the limit
 waits in a bounded queue meanwhile, and so a probe refuses nothing.
+
+Who asks for much at once waits for himself: a free place is given to who holds the fewest, and it is he who
+holds the most whose request is refused.
 """
 
 import asyncio
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -259,7 +262,8 @@ STANDING_SECONDS = 1.0
 empties the queue, so it goes on until nothing was for `REST_SECONDS`, as in CoDel (RFC 8289)."""
 
 PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0, Priority.CREATION: 8.0}
-"""How many times as long as it takes a request may wait then, by its priority."""
+"""How many times as long as it takes a request may wait then, by its priority. One of a caller who holds less
+than another waits as long as the most important."""
 
 REST_SECONDS = 1.0
 """What comes at once after so long without a queue is a burst. It finds a limit that was not used, which says
@@ -271,6 +275,7 @@ BURST_FACTOR = 6
 @dataclass(eq=False)
 class _Waiter:
     priority: Priority
+    subject: str
     since: float
     admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -278,8 +283,9 @@ class _Waiter:
 class AdaptiveLimiter:
     """Lets so many requests be worked on at once as `next_limit` finds; a few wait, the others are refused.
 
-    Of what waits, the highest priority comes first. One of a higher priority takes the place of the last one
-    of a lower.
+    Of what waits, the highest priority comes first, and of one priority who has the fewest worked on. One
+    of a higher priority takes the place of the last one of a lower, and one of a caller who holds less that
+    of the last one of who holds the most.
     """
 
     def __init__(
@@ -305,6 +311,7 @@ class AdaptiveLimiter:
         self._max_wait_seconds = max_wait_seconds
         self._changed = changed
         self._queues: dict[Priority, deque[_Waiter]] = {each: deque() for each in QUEUE_SHARES}
+        self._working: Counter[str] = Counter()
         self._empty_at = self._since = self._counted_at = clock()
         self._waited_at, self._is_burst = -math.inf, False
         self._overstayed_at = -math.inf
@@ -322,13 +329,17 @@ class AdaptiveLimiter:
         return sum(map(len, self._queues.values()))
 
     @asynccontextmanager
-    async def admitted(self, priority: Priority) -> AsyncIterator[None]:
+    async def admitted(self, priority: Priority, subject: str = "") -> AsyncIterator[None]:
         """Wait for a place, and have it for the block.
+
+        Parameters:
+            priority: when it is refused.
+            subject: who asks; places are shared among those that do.
 
         Raises:
             Shed: there is none; nothing of the block was done.
         """
-        await self._enter(priority)
+        await self._enter(priority, subject)
         begun = self._clock()
         quick_counts = False
         try:
@@ -337,31 +348,35 @@ class AdaptiveLimiter:
         finally:
             seconds = self._clock() - begun
             # A refusal is quick, and says nothing of the load.
-            self._leave(seconds if quick_counts or seconds > (self.state.baseline_seconds or 0) else None)
+            is_counted = quick_counts or seconds > (self.state.baseline_seconds or 0)
+            self._leave(subject, seconds if is_counted else None)
 
-    async def _enter(self, priority: Priority) -> None:
+    async def _enter(self, priority: Priority, subject: str) -> None:
         if priority is not Priority.NEVER and self.inflight >= self.limit:
-            await self._wait(priority)  # who leaves has counted this one
+            await self._wait(priority, subject)  # who leaves has counted this one
         else:
-            self._count(1)
+            self._count(1, subject)
 
-    def _count(self, change: int) -> None:
+    def _count(self, change: int, subject: str) -> None:
         now = self._clock()
+        self._working[subject] += change
+        if not self._working[subject]:
+            del self._working[subject]
         self._work += self.inflight * (now - self._counted_at)
         self._counted_at = now
         self.inflight += change
         self._most = max(self._most, self.inflight)
 
-    async def _wait(self, priority: Priority) -> None:
+    async def _wait(self, priority: Priority, subject: str) -> None:
         now, self._was_full = self._clock(), True
         if not self.waiting:
             self._empty_at, self._is_burst = now, now - self._waited_at > REST_SECONDS
         self._waited_at = now
-        self._make_room(priority, now)
-        waiter = _Waiter(priority, now)
+        self._make_room(priority, subject, now)
+        waiter = _Waiter(priority, subject, now)
         self._queues[priority].append(waiter)
         try:
-            async with asyncio.timeout(min(self._allowed_seconds(priority, now), self._max_wait_seconds)):
+            async with asyncio.timeout(min(self._allowed_seconds(waiter, now), self._max_wait_seconds)):
                 await waiter.admitted
         except BaseException as error:
             self._give_up(waiter)
@@ -370,22 +385,26 @@ class AdaptiveLimiter:
                 raise self._shed(priority, "no place became free in time") from None
             raise
 
-    def _allowed_seconds(self, priority: Priority, now: float) -> float:
+    def _allowed_seconds(self, waiter: _Waiter, now: float) -> float:
         """Return how long a request may wait: in a queue that does not stand, as long as it likes."""
         is_standing = now - self._empty_at > STANDING_SECONDS or now - self._overstayed_at < REST_SECONDS
         if not is_standing or self.state.baseline_seconds is None:
             return math.inf
-        return PATIENCE[priority] * self.state.baseline_seconds
+        most = max(PATIENCE.values()) if self._has_less(waiter) else PATIENCE[waiter.priority]
+        return most * self.state.baseline_seconds
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Take a waiter out of its queue; a place that it got at this moment is another's."""
         if waiter in self._queues[waiter.priority]:
             self._queues[waiter.priority].remove(waiter)
         elif waiter.admitted.done() and not waiter.admitted.cancelled() and not waiter.admitted.exception():
-            self._leave(None)
+            self._leave(waiter.subject, None)
 
-    def _make_room(self, priority: Priority, now: float) -> None:
-        """Refuse the last one of the lowest priority, if the queue is as full as it may be for this one."""
+    def _make_room(self, priority: Priority, subject: str, now: float) -> None:
+        """Refuse the last one of the lowest priority, if the queue is as full as it may be for this one.
+
+        Of the same priority it is the last one of the caller who holds the most, if that is not this one.
+        """
         is_burst = self._is_burst and now - self._empty_at <= STANDING_SECONDS
         limit = min(BURST_FACTOR * self.limit, self.options.most) if is_burst else self.limit
         room = max(LEAST_QUEUE, QUEUE_FACTOR * limit)
@@ -395,7 +414,18 @@ class AdaptiveLimiter:
             if lower < priority and self._queues[lower]:
                 self._refuse(self._queues[lower].pop(), "the queue is full")
                 return
+        queue, held = self._queues[priority], self._held()
+        most = max(queue, key=lambda waiter: held[waiter.subject], default=None)
+        if most is not None and held[most.subject] > held[subject] + 1:
+            last = next(waiter for waiter in reversed(queue) if waiter.subject == most.subject)
+            queue.remove(last)
+            self._refuse(last, "the queue is full, and most of it is yours")
+            return
         raise self._shed(priority, "the queue is full")
+
+    def _held(self) -> Counter[str]:
+        """Return how many each caller has worked on and waiting."""
+        return self._working + Counter(waiter.subject for queue in self._queues.values() for waiter in queue)
 
     def _refuse(self, waiter: _Waiter, why: str) -> None:
         if not waiter.admitted.done():
@@ -404,8 +434,8 @@ class AdaptiveLimiter:
     def _shed(self, priority: Priority, why: str) -> Shed:
         return Shed(priority, why, RETRY_AFTER_SECONDS)
 
-    def _leave(self, seconds: float | None) -> None:
-        self._count(-1)
+    def _leave(self, subject: str, seconds: float | None) -> None:
+        self._count(-1, subject)
         if seconds is not None:
             self._latencies.append(seconds)
             self._end_window()
@@ -416,25 +446,39 @@ class AdaptiveLimiter:
         now = self._clock()
         if not self.waiting:
             self._empty_at = now
+            return
         for priority in sorted(self._queues, reverse=True):
-            queue, allowed = self._queues[priority], self._allowed_seconds(priority, now)
+            queue = self._queues[priority]
             while queue and self.inflight < self.limit:
-                waiter = queue.popleft()
+                waiter = self._next_of(queue)
+                queue.remove(waiter)
                 if waiter.admitted.done():
                     continue
-                if now - waiter.since > allowed:
+                is_late = now - waiter.since > self._allowed_seconds(waiter, now)
+                if is_late and not self._has_less(waiter):
                     self._overstayed_at = now
                     self._refuse(waiter, "there was a queue for longer than it takes")
                     continue
-                self._count(1)
+                self._count(1, waiter.subject)
                 waiter.admitted.set_result(None)
+
+    def _next_of(self, queue: deque[_Waiter]) -> _Waiter:
+        """Return the first one of who has the fewest worked on; of several, of who waits for the fewest."""
+        held = self._held()
+        return min(queue, key=lambda each: (self._working[each.subject], held[each.subject]))
+
+    def _has_less(self, waiter: _Waiter) -> bool:
+        """Return whether a queue is not of this caller's making: another one holds more."""
+        held = self._held()
+        return held[waiter.subject] + 1 < max(held.values(), default=0)
 
     def _end_window(self) -> None:
         now, options = self._clock(), self.options
         seconds = now - self._since
         if seconds < options.window_seconds or len(self._latencies) < options.window_samples:
             return
-        self._count(0)
+        self._work += self.inflight * (now - self._counted_at)
+        self._counted_at = now
         window = LoadWindow(
             seconds=seconds,
             latency_seconds=median(self._latencies),

@@ -13,7 +13,7 @@ from app.flow.limiter import (
     Priority,
     Shed,
 )
-from app.kit.caller import Role
+from app.kit.caller import Caller, Role
 from app.models.status import Status
 
 PRIORITIES: Mapping[tuple[str, str, str], Priority] = {
@@ -98,17 +98,17 @@ class Admission:
 
     @asynccontextmanager
     async def admitted(
-        self, method: str, route: str, *, role: Role, query: Mapping[str, str]
+        self, caller: Caller, method: str, route: str, *, query: Mapping[str, str]
     ) -> AsyncIterator[None]:
-        """Wait for a place, and have it for the block.
+        """Wait for a place, and have it for the block; those who ask for few wait for no one's many.
 
         Raises:
             Shed: there is none; nothing of the block was done.
         """
-        priority = priority_of(self._service, method, route, role=role, query=query)
+        priority = priority_of(self._service, method, route, role=caller.role, query=query)
         is_creation, began = priority is Priority.CREATION, time.monotonic()
         try:
-            async with self.limiter.admitted(priority):
+            async with self.limiter.admitted(priority, caller.subject):
                 if is_creation:
                     instruments.recent_creation_wait.note(time.monotonic() - began)
                 yield

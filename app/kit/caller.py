@@ -67,6 +67,15 @@ class Caller:
     scopes: frozenset[str] = frozenset()
     limits: Mapping[str, float] = field(default_factory=dict, hash=False)
 
+    @property
+    def subject(self) -> str:
+        """Whose requests count together: an identity's, a link's, or those of an address."""
+        if self.identity_id is not None:
+            return f"{self.role}:{self.identity_id}"
+        # A service asks on behalf of many persons, by one credential.
+        known_by = f"{self.credential}:{self.name}" if self.credential else network_of(self.address)
+        return f"{self.role}:{known_by}"
+
 
 def network_of(address: str | None) -> str:
     """Return what counts as one address: of IPv6 its /64, which one line of one household has."""

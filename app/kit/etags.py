@@ -32,6 +32,23 @@ def is_meant(names: str, etag: str) -> bool:
     return _names(names, etag, prefix="")
 
 
+def check_seen(what: str, etag: str, seen: str | None) -> None:
+    """Refuse a change of what is not as its caller has read it.
+
+    A repeated request is not to be asked this: its own first one has changed it.
+
+    Parameters:
+        what: in words.
+        etag: its tag of now.
+        seen: the tags of `If-Match`; None for whatever it is now.
+
+    Raises:
+        ChangedMeanwhile: it is another by now.
+    """
+    if seen is not None and not is_meant(seen, etag):
+        raise ChangedMeanwhile(what, etag)
+
+
 def _names(names: str, etag: str, *, prefix: str) -> bool:
     listed = [each.strip().removeprefix(prefix) for each in names.split(",")]
     return "*" in listed or etag in listed

@@ -27,7 +27,9 @@ _ASSIGNED = re.compile(
 )
 _EMAIL = re.compile(r"(?<![\w.+/:@-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 # An API key of ours, or a token: it makes its holder somebody.
-_CREDENTIAL = re.compile(r"\bmk_[a-z0-9]{12}_[\w-]{20,256}|\beyJ[\w-]{8,2048}\.[\w-]{8,2048}\.[\w-]{8,512}")
+_CREDENTIAL = re.compile(
+    r"\bm[kt]_[a-z0-9]{12}_[\w-]{20,256}|\beyJ[\w-]{8,2048}\.[\w-]{8,2048}\.[\w-]{8,512}"
+)
 # SQLAlchemy's and PostgreSQL's ways to repeat the row that a statement was about; of what was cut, the rest.
 _PARAMETERS = re.compile(r"\[parameters: .*?(?:\](?=\n|$)|(?=\n|$))|\[SQL parameters hidden[^\]]*\]")
 _ROW = re.compile(r"(Failing row contains|\)=)\s?\((?:.*?\)(?=\.|\n|$| already| is)|.*)")
@@ -40,7 +42,7 @@ def mask_text(text: str) -> str:
     # Most texts are a word, in which none of these can be.
     if "@" in text:
         text = _EMAIL.sub(MASK, _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
-    if "mk_" in text or "eyJ" in text:
+    if "mk_" in text or "mt_" in text or "eyJ" in text:
         text = _CREDENTIAL.sub(MASK, text)
     if "(" in text or "[" in text:
         text = _ROW.sub(rf"\1({MASK})", _PARAMETERS.sub(f"[parameters: {MASK}]", text))

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope
 
-from app.kit.caller import Caller, Role
+from app.kit.caller import Caller
 from app.kit.errors import AppError, DependencyUnavailable
 from app.kit.tasks import within
 from readreplica.context import has_written
@@ -205,10 +205,9 @@ class StreamLimit:
         Raises:
             TooManyStreams: there is none.
         """
-        subject = f"{caller.role}:{caller.identity_id or caller.credential or caller.address}"
-        if self._open[subject] >= self._most:
+        if self._open[caller.subject] >= self._most:
             raise TooManyStreams(self._most)
-        return self._passed(subject, content)
+        return self._passed(caller.subject, content)
 
     async def _passed(self, subject: str, content: AsyncIterator[Any]) -> AsyncIterator[Any]:
         # From the first part on: what is never begun never ends, and would keep its place.
@@ -330,7 +329,7 @@ class LetsIn(Protocol):
     """Decides which requests are worked on, and which are refused so that others are."""
 
     def admitted(
-        self, method: str, route: str, *, role: Role, query: Mapping[str, str]
+        self, caller: Caller, method: str, route: str, *, query: Mapping[str, str]
     ) -> AbstractAsyncContextManager[None]:
         """Wait for a place for the block, or raise."""
 
@@ -383,7 +382,7 @@ class StrictRoute(APIRoute):
             ):
                 # For an error's answer, which is made elsewhere.
                 every = request.scope[ANSWER_HEADERS] = {**request.scope.get(ANSWER_HEADERS, {}), **headers}
-                response = await strictly(StrictRequest(request.scope, size.receive), caller.role)
+                response = await strictly(StrictRequest(request.scope, size.receive), caller)
                 response.headers.update(every)
                 if isinstance(response, StreamingResponse):
                     # It lasts beyond this, so its place is not one of those that are given back here.
@@ -391,7 +390,7 @@ class StrictRoute(APIRoute):
                     response.body_iterator = streams.held(caller, aiter(response.body_iterator))
                 return response
 
-        async def strictly(strict: StrictRequest, role: Role) -> Response:
+        async def strictly(strict: StrictRequest, caller: Caller) -> Response:
             query = strict.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
@@ -403,7 +402,7 @@ class StrictRoute(APIRoute):
             seconds: float = strict.app.state.request_seconds
             limit: RequestLimit = strict.app.state.request_limit
             admission: LetsIn = strict.app.state.admission
-            asked = admission.admitted(strict.method, self.path_format, role=role, query=strict.query_params)
+            asked = admission.admitted(caller, strict.method, self.path_format, query=strict.query_params)
             try:
                 # Not around the reading: slow clients would take the places of all others.
                 async with asked:

@@ -1,7 +1,9 @@
 """Tasks of asyncio: in the background and supervised, and with a deadline."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -121,3 +123,20 @@ async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
             await stop.wait()
     except TimeoutError:
         return
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """Where the requests of one caller go one at a time. `refused_at`: when one of them was refused last."""
+
+    refused_at: float = -math.inf
+    turns: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def let_others_pass(self) -> None:
+        """Wait until everything else that is ready has had its turn.
+
+        Of a flood a hundred requests come at a time, and each costs a millisecond. Here they wait for each
+        other, and who asks now and then is worked on in between.
+        """
+        async with self.turns:
+            await asyncio.sleep(0)

@@ -1,7 +1,7 @@
 """The MES's API: partners order here, and operators work here."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
@@ -24,6 +24,7 @@ from app.mes.schemas import (
     PartnerOrder,
     PartnerOrderView,
     ReleaseOrder,
+    etag_of_order,
 )
 from app.mes.service import MesService
 from app.models.reference import Finish, Material
@@ -31,6 +32,7 @@ from app.models.status import Status
 from app.schemas import (
     AFTER_TOKEN,
     IdempotencyKey,
+    IfMatch,
     Line,
     OrderIdPath,
     PageCursor,
@@ -38,6 +40,8 @@ from app.schemas import (
     Quantity,
     Reference,
 )
+
+AnyOrder = TypeVar("AnyOrder", bound=MesOrderView)
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
@@ -111,35 +115,59 @@ async def list_orders(
     return await parts.operators.page(wanted, limit=limit, cursor=cursor)
 
 
+def _tagged(response: Response, order: AnyOrder) -> AnyOrder:
+    """Return an order, and its tag in a header."""
+    response.headers["ETag"] = etag_of_order(order)
+    return order
+
+
 @router.get("/orders/{order_id}", tags=["operators"], responses=documented(404), dependencies=[AFTER_TOKEN])
-async def show_order(parts: Parts, order_id: OrderIdPath) -> MesOrderDetail:
-    """Show an order, its lines and what has happened to it, however old it is."""
-    return await parts.operators.show(order_id)
+async def show_order(parts: Parts, order_id: OrderIdPath, response: Response) -> MesOrderDetail:
+    """Show an order, its lines and what has happened to it, however old it is.
+
+    Its `ETag` is for `If-Match`, where it is changed.
+    """
+    return _tagged(response, await parts.operators.show(order_id))
 
 
-@router.post("/orders/{order_id}/take", tags=["operators"], responses=documented(404, 409))
-async def take_order(parts: Parts, order_id: OrderIdPath) -> MesOrderView:
+@router.post("/orders/{order_id}/take", tags=["operators"], responses=documented(404, 409, 412))
+async def take_order(
+    parts: Parts, order_id: OrderIdPath, response: Response, seen: IfMatch = None
+) -> MesOrderView:
     """Take an approved order. If another operator was faster, the answer names who has it and since when."""
-    return await parts.operators.take(order_id, current_caller().name)
+    return _tagged(response, await parts.operators.take(order_id, current_caller().name, seen=seen))
 
 
-@router.post("/orders/{order_id}/advance", tags=["operators"], responses=documented(404, 409))
-async def advance_order(parts: Parts, order_id: OrderIdPath, body: AdvanceOrder) -> MesOrderView:
+@router.post("/orders/{order_id}/advance", tags=["operators"], responses=documented(404, 409, 412))
+async def advance_order(
+    parts: Parts, order_id: OrderIdPath, body: AdvanceOrder, response: Response, seen: IfMatch = None
+) -> MesOrderView:
     """Record how far the order is: only the operator who has taken it can."""
-    return await parts.operators.advance(order_id, body, current_caller().name)
+    return _tagged(response, await parts.operators.advance(order_id, body, current_caller().name, seen=seen))
 
 
-@router.post("/orders/{order_id}/release", tags=["operators"], responses=documented(404, 409))
-async def release_order(parts: Parts, order_id: OrderIdPath, body: ReleaseOrder) -> MesOrderView:
+@router.post("/orders/{order_id}/release", tags=["operators"], responses=documented(404, 409, 412))
+async def release_order(
+    parts: Parts, order_id: OrderIdPath, body: ReleaseOrder, response: Response, seen: IfMatch = None
+) -> MesOrderView:
     """Put back an order that was taken: the operator who has it can, and an admin for him."""
     caller = current_caller()
     for_another = caller.role is Role.ADMIN
-    return await parts.operators.release(order_id, body, caller.name, for_another=for_another)
+    return _tagged(
+        response,
+        await parts.operators.release(order_id, body, caller.name, for_another=for_another, seen=seen),
+    )
 
 
-@router.post("/orders/{order_id}/hand-over", tags=["operators"], responses=documented(404, 409, 422))
+@router.post("/orders/{order_id}/hand-over", tags=["operators"], responses=documented(404, 409, 412, 422))
 async def hand_over_order(
-    parts: Parts, request: Request, order_id: OrderIdPath, body: HandOverOrder
+    parts: Parts,
+    request: Request,
+    order_id: OrderIdPath,
+    body: HandOverOrder,
+    *,
+    response: Response,
+    seen: IfMatch = None,
 ) -> MesOrderView:
     """Hand an order that was taken over to another operator: the one who has it can, and an admin for him."""
     caller, access = current_caller(), request.app.state.access
@@ -147,7 +175,10 @@ async def hand_over_order(
     if found is None or found.role is not Role.OPERATOR:
         raise UnknownOperator(body.to)
     for_another = caller.role is Role.ADMIN
-    return await parts.operators.hand_over(order_id, body.to, caller.name, for_another=for_another)
+    return _tagged(
+        response,
+        await parts.operators.hand_over(order_id, body.to, caller.name, for_another=for_another, seen=seen),
+    )
 
 
 # As they are: a route that is included by a prefix does not know its whole path, by which it is let in.

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from app.flow.places import PricingPlace
 from app.kit.caller import Role
+from app.kit.etags import etag_of
 from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
 from app.models.mes import Intake, MesOrderColumns, MesOrderItemColumns
@@ -130,6 +131,11 @@ class MesOrderView(OrderView):
 
     partner: str | None = Field(examples=["atelier-nord"])
     operator: Annotated[str | None, AfterValidator(_shown_operator)] = Field(examples=["Rosa"])
+
+
+def etag_of_order(order: MesOrderView) -> str:
+    """Return the tag of an order: of itself, and not of where it waits, which changes all the time."""
+    return etag_of(order.model_dump_json(include=set(MesOrderView.model_fields)))
 
 
 class IntakePlace(View):

@@ -8,6 +8,7 @@ from functools import partial
 from app.database import Work
 from app.flow.places import Places
 from app.kit.clock import Clock
+from app.kit.etags import check_seen
 from app.mes import repository
 from app.mes.errors import NotTheHolder, TakenByAnother
 from app.mes.hot_list import HotLists
@@ -20,6 +21,7 @@ from app.mes.schemas import (
     MesOrderPage,
     MesOrderView,
     ReleaseOrder,
+    etag_of_order,
 )
 from app.messaging.events import (
     PROGRESS,
@@ -30,7 +32,7 @@ from app.messaging.events import (
     StatusChanged,
 )
 from app.models.base import EventRow
-from app.models.mes import Intake
+from app.models.mes import Intake, MesOrder
 from app.models.status import IllegalTransition, Status, check_release
 from app.orders import MES, append_event, is_repeated, is_visible, log_change, read_history, record_event
 from readreplica.freshness import ANY, PRIMARY, Freshness
@@ -120,20 +122,28 @@ class MesService:
         pricing = await self.places.of(found.order)
         return MesOrderDetail.of(found.order, found.items, found.events, pricing=pricing)
 
-    async def take(self, order_id: int, operator: str) -> MesOrderView:
+    async def take(self, order_id: int, operator: str, *, seen: str | None = None) -> MesOrderView:
         """Assign an approved order to an operator: to one, however many ask at once.
 
         Asked again by the operator who has it, this changes nothing.
 
+        Parameters:
+            order_id: the order.
+            operator: who asks.
+            seen: the tags of the order as he has read it (`If-Match`); None for whatever it is now.
+
         Raises:
             TakenByAnother: it names who has it, and since when.
-            UnknownOrder, IllegalTransition: and nothing is changed.
+            UnknownOrder, IllegalTransition, ChangedMeanwhile: and nothing is changed.
         """
-        return await self._write(order_id, partial(self._take, order_id, operator))
+        return await self._write(order_id, partial(self._take, order_id, operator, seen))
 
-    async def _take(self, order_id: int, operator: str, session: WriteSession) -> MesOrderView:
+    async def _take(
+        self, order_id: int, operator: str, seen: str | None, session: WriteSession
+    ) -> MesOrderView:
         order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_STARTED)
         if order.operator is None:
+            _check_seen(order, seen)
             order.operator = operator
             event = ManufacturingStarted(actor=operator)
             await record_event(session, MES, order, event, now=self.now())
@@ -142,30 +152,39 @@ class MesService:
             raise TakenByAnother(order_id, order.operator, since or order.changed_at)
         return MesOrderView.model_validate(order)
 
-    async def advance(self, order_id: int, step: AdvanceOrder, operator: str) -> MesOrderView:
+    async def advance(
+        self, order_id: int, step: AdvanceOrder, operator: str, *, seen: str | None = None
+    ) -> MesOrderView:
         """Record how far the operator who holds an order is with it.
 
         Asked again by the one who has recorded it, this changes nothing.
 
         Raises:
             NotTheHolder: this operator has not taken it.
-            UnknownOrder, IllegalTransition: and nothing is changed.
+            UnknownOrder, IllegalTransition, ChangedMeanwhile: and nothing is changed.
         """
-        return await self._write(order_id, partial(self._advance, order_id, step, operator))
+        return await self._write(order_id, partial(self._advance, order_id, step, operator, seen))
 
     async def _advance(
-        self, order_id: int, step: AdvanceOrder, operator: str, session: WriteSession
+        self, order_id: int, step: AdvanceOrder, operator: str, seen: str | None, session: WriteSession
     ) -> MesOrderView:
         order = await repository.lock(session, order_id, wanted=step.to)
         detail = {"reason": step.reason} if step.reason is not None else {}
         if not await is_repeated(session, MES, order, wanted=step.to, actor=operator, detail=detail):
             if order.operator != operator:
                 raise NotTheHolder(order_id, operator, order.operator)
+            _check_seen(order, seen)
             await record_event(session, MES, order, _event(step, operator), now=self.now())
         return MesOrderView.model_validate(order)
 
     async def release(
-        self, order_id: int, request: ReleaseOrder, operator: str, *, for_another: bool
+        self,
+        order_id: int,
+        request: ReleaseOrder,
+        operator: str,
+        *,
+        for_another: bool,
+        seen: str | None = None,
     ) -> MesOrderView:
         """Put back an order that was taken and is not made yet: it waits for another operator.
 
@@ -176,16 +195,24 @@ class MesService:
             request: why.
             operator: who asks.
             for_another: whether he may put back what another has taken.
+            seen: as for `take`.
 
         Raises:
             NotTheHolder: he may not.
-            UnknownOrder, IllegalTransition: and nothing is changed.
+            UnknownOrder, IllegalTransition, ChangedMeanwhile: and nothing is changed.
         """
-        work = partial(self._release, order_id, request.reason, operator, for_another)
+        work = partial(self._release, order_id, request.reason, operator, for_another=for_another, seen=seen)
         return await self._write(order_id, work)
 
     async def _release(
-        self, order_id: int, reason: str, operator: str, for_another: bool, session: WriteSession
+        self,
+        order_id: int,
+        reason: str,
+        operator: str,
+        session: WriteSession,
+        *,
+        for_another: bool,
+        seen: str | None,
     ) -> MesOrderView:
         order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_APPROVED)
         if order.operator is None and await self._is_released(session, order_id, operator, reason):
@@ -193,6 +220,7 @@ class MesService:
         check_release(order_id, order.status, Status.MANUFACTURING_APPROVED)
         if order.operator != operator and not for_another:
             raise NotTheHolder(order_id, operator, order.operator, wanted="put back")
+        _check_seen(order, seen)
         event = OrderReleased(actor=operator, reason=reason)
         await record_event(session, MES, order, event, now=self.now())
         return MesOrderView.model_validate(order)
@@ -202,7 +230,9 @@ class MesService:
         last = max(history, key=lambda line: line.event_no, default=None)
         return last is not None and (last.actor, last.detail) == (operator, {"released": reason})
 
-    async def hand_over(self, order_id: int, to: str, operator: str, *, for_another: bool) -> MesOrderView:
+    async def hand_over(
+        self, order_id: int, to: str, operator: str, *, for_another: bool, seen: str | None = None
+    ) -> MesOrderView:
         """Hand an order that was taken over to another operator, who goes on with it.
 
         Asked again, this changes nothing.
@@ -212,15 +242,24 @@ class MesService:
             to: who gets it; the caller has looked that there is such an operator.
             operator: who asks.
             for_another: whether he may hand over what another has taken.
+            seen: as for `take`.
 
         Raises:
             NotTheHolder: he may not.
-            UnknownOrder, IllegalTransition: and nothing is changed.
+            UnknownOrder, IllegalTransition, ChangedMeanwhile: and nothing is changed.
         """
-        return await self._write(order_id, partial(self._hand_over, order_id, to, operator, for_another))
+        work = partial(self._hand_over, order_id, to, operator, for_another=for_another, seen=seen)
+        return await self._write(order_id, work)
 
     async def _hand_over(
-        self, order_id: int, to: str, operator: str, for_another: bool, session: WriteSession
+        self,
+        order_id: int,
+        to: str,
+        operator: str,
+        session: WriteSession,
+        *,
+        for_another: bool,
+        seen: str | None,
     ) -> MesOrderView:
         order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_STARTED)
         if order.status not in WORKED_ON:
@@ -229,6 +268,7 @@ class MesService:
             return MesOrderView.model_validate(order)
         if order.operator != operator and not for_another:
             raise NotTheHolder(order_id, operator, order.operator, wanted="hand over")
+        _check_seen(order, seen)
         detail = {HANDED_OVER: {"from": order.operator, "to": to}}
         order.operator = to
         await append_event(session, MES, order, actor=operator, now=self.now(), detail=detail)
@@ -241,6 +281,10 @@ class MesService:
             # Those that an operator's step takes an order from, or brings it to.
             await self.lists.changed(*_OPERATORS)
         return view
+
+
+def _check_seen(order: MesOrder, seen: str | None) -> None:
+    check_seen(f"order {order.order_id}", etag_of_order(MesOrderView.model_validate(order)), seen)
 
 
 def held_since(history: Iterable[EventRow]) -> datetime | None:

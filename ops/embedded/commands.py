@@ -120,6 +120,8 @@ def _print_result(platform: Platform, topology: Topology, *, services: bool, as_
         print(f"{name:<10} {url}")
     print(f"topology: {platform.topology_path}")
     note("stop it with `mesctl down`")
+    if services and (page := platform.page(topology)) is not None:
+        print(page)
 
 
 def down(

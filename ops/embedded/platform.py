@@ -366,6 +366,16 @@ class Platform:
         doors = {door_key(name): f"https://localhost:{address.port}" for name, address in shape.doors.items()}
         return {name: address.url for name, address in addresses.items() if address} | doors
 
+    def page(self, topology: Topology) -> str | None:
+        """Return where people begin and how they come in, in a line; None where the project has no page."""
+        up = self.project.file.up
+        found = (each for each in self._shape(topology).services if each.name == up.page)
+        address = next((each.address for each in found if each.address is not None), None)
+        if address is None:
+            return None
+        # By this name a browser takes cookies that are for TLS alone.
+        return f"http://localhost:{address.port}/" + (f"  {up.login}" if up.login else "")
+
     def status(self) -> PlatformState:
         """Return the state of every component; nothing changes but logs that have grown too large.
 

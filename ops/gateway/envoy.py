@@ -6,6 +6,7 @@ that strangers reach ("Configuring Envoy as an edge proxy") bear the comment `ed
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,13 +145,13 @@ def _cluster(upstream: Upstream, gateway: Gateway) -> dict[str, Any]:
     bound = {} if source is None else {"upstream_bind_config": {"source_address": _source(source)}}
     return _typed(
         "config.cluster.v3.Cluster",
-        name=upstream.service,
+        name=upstream.name,
         type="STATIC" if is_address else "STRICT_DNS",
         connect_timeout=_seconds(gateway.section.connect_seconds),
         lb_policy="LEAST_REQUEST",
         per_connection_buffer_limit_bytes=32 * KIB,  # edge
         **bound,
-        load_assignment={"cluster_name": upstream.service, "endpoints": [{"lb_endpoints": endpoints}]},
+        load_assignment={"cluster_name": upstream.name, "endpoints": [{"lb_endpoints": endpoints}]},
         # A process that drains answers /readyz with 503 first.
         health_checks=[
             {
@@ -309,7 +310,7 @@ def _manager(door: GatewayDoor, gateway: Gateway, folder: Path) -> dict[str, Any
         },
         access_log=[_access_log(folder)],
         local_reply_config=_local_replies(),
-        route_config=_routes(door),
+        route_config=_routes(door, gateway),
         http_filters=[_buffer(BUFFERED_BYTES), _router()],
     )
 
@@ -356,7 +357,7 @@ def _local_replies() -> dict[str, Any]:
     }
 
 
-def _routes(door: GatewayDoor) -> dict[str, Any]:
+def _routes(door: GatewayDoor, gateway: Gateway) -> dict[str, Any]:
     services = sorted({route.service for route in door.routes})
     return {
         "name": door.name,
@@ -375,12 +376,30 @@ def _routes(door: GatewayDoor) -> dict[str, Any]:
                 "domains": list(door.section.names[service]),
                 "routes": [
                     _no_encoding(),
+                    *_tried_out(door, gateway, service),
                     *(_route(each) for each in door.routes if each.service == service),
                 ],
             }
             for service in services
         ],
     }
+
+
+def _tried_out(door: GatewayDoor, gateway: Gateway, service: str) -> Iterator[dict[str, Any]]:
+    """Lead who sends a key for trying out to what is for that, and to nothing else."""
+    section, sandbox = gateway.section.sandbox, gateway.sandbox_of(service)
+    if section is None or sandbox is None:
+        return
+    # As the services read it: the scheme in any case, and one space.
+    regex = f"(?i:bearer) {re.escape(section.prefix)}.*"
+    header = {"name": "authorization", "string_match": {"safe_regex": {"regex": regex}}}
+    for each in door.routes:
+        if each.service == service:
+            route = _route(each)
+            route["name"] = f"{each.path} {sandbox.name}"
+            route["match"]["headers"].append(header)
+            route["route"]["cluster"] = sandbox.name
+            yield route
 
 
 def _no_encoding() -> dict[str, Any]:

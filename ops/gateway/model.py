@@ -133,6 +133,17 @@ class DoorSection(Endpoint):
         return self
 
 
+class SandboxSection(Section):
+    """`[gateway.sandbox]`: where the requests go whose API key is one for trying out.
+
+    `prefix` is how such a key begins; `processes` are those of a sandbox, by the name of the service, as
+    `HOST:PORT`. They are no processes of the service itself: nothing else is led to them.
+    """
+
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+    processes: dict[Name, tuple[Text, ...]]
+
+
 class GatewaySection(Section):
     """`[gateway]`: the doors, and what they have in common.
 
@@ -149,14 +160,24 @@ class GatewaySection(Section):
     connect_seconds: Seconds = 1.0
     source: Text | None = None
     processes: dict[Name, tuple[Text, ...]] = Field(default_factory=dict)
+    sandbox: SandboxSection | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upstream:
-    """A service behind the gateway: the processes that answer for it, each a host and a port."""
+    """A service behind the gateway: the processes that answer for it, each a host and a port.
+
+    With `is_sandbox` it is the one that answers those who try out.
+    """
 
     service: str
     processes: tuple[tuple[str, int], ...]
+    is_sandbox: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called in Envoy's files and figures."""
+        return f"{self.service}-sandbox" if self.is_sandbox else self.service
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +201,10 @@ class Gateway:
     section: GatewaySection
     doors: tuple[GatewayDoor, ...]
     upstreams: tuple[Upstream, ...]
+
+    def sandbox_of(self, service: str) -> Upstream | None:
+        """Return what answers for a service those who try out; None if nothing does."""
+        return next((each for each in self.upstreams if each.is_sandbox and each.service == service), None)
 
 
 class _ServiceAddress(Section, extra="ignore"):
@@ -228,9 +253,16 @@ def gateway_of(topology: Topology, routes: Mapping[str, Sequence[GatewayRoute]])
     services = _addresses(topology)
     faults = [*_faults_of_doors(section, routes), *_faults_of_routes(section, routes, set(services))]
     further = {name: tuple(map(_address, given)) for name, given in section.processes.items()}
-    faults += [f"gateway.processes.{name}: no service {name!r}" for name in further.keys() - services.keys()]
+    tried = {} if section.sandbox is None else section.sandbox.processes
+    sandbox = {name: tuple(map(_address, given)) for name, given in tried.items()}
+    for key, found in (("processes", further), ("sandbox.processes", sandbox)):
+        faults += [f"gateway.{key}.{name}: no service {name!r}" for name in found.keys() - services.keys()]
+        faults += [f"gateway.{key}.{name}: write HOST:PORT" for name, given in found.items() if None in given]
+    taken = {services[name] for name in services} | {each for given in further.values() for each in given}
     faults += [
-        f"gateway.processes.{name}: write HOST:PORT" for name, given in further.items() if None in given
+        f"gateway.sandbox.processes.{name}: one of them answers in earnest"
+        for name, given in sandbox.items()
+        if not taken.isdisjoint(given)
     ]
     if faults:
         raise GatewayInvalid(sorted(faults))
@@ -247,6 +279,11 @@ def gateway_of(topology: Topology, routes: Mapping[str, Sequence[GatewayRoute]])
                 processes=(services[name], *(each for each in further.get(name, ()) if each is not None)),
             )
             for name in sorted(used)
+        )
+        + tuple(
+            Upstream(service=name, processes=tuple(filter(None, sandbox[name])), is_sandbox=True)
+            for name in sorted(used & sandbox.keys())
+            if sandbox[name]
         ),
     )
 

@@ -173,10 +173,10 @@ class RunningGateway:
             if stats.get(f"sds.{name}.version_text") != envoy.version_of(wanted[file]):
                 found.append(GatewayFinding(file, "Envoy cannot read the certificate that it names"))
         for upstream in self._gateway.upstreams:
-            healthy = int(stats.get(f"cluster.{upstream.service}.membership_healthy", "0"))
+            healthy = int(stats.get(f"cluster.{upstream.name}.membership_healthy", "0"))
             if healthy < len(upstream.processes):
                 said = f"{healthy} of {len(upstream.processes)} processes are ready"
-                found.append(GatewayFinding(upstream.service, said))
+                found.append(GatewayFinding(upstream.name, said))
         return found
 
     def reload(self, *, timeout_seconds: float = 10.0) -> list[str]:

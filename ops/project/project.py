@@ -91,11 +91,14 @@ class UpEntry(Section):
 
     `template` is a topology whose ports are chosen anew for HOME/topology.toml; `fill` is called with the
     project and the topology when the schemas are there; `environment` is given to services, with
-    `{secret:PURPOSE}` replaced by a secret of the platform.
+    `{secret:PURPOSE}` replaced by a secret of the platform. `page` is the service whose pages people open:
+    its URL is the last line, with `login` behind it, which says how one comes in.
     """
 
     template: Text | None = None
     fill: Reference | None = None
+    page: Text | None = None
+    login: Text | None = None
     environment: dict[str, str] = Field(default_factory=dict)
 
 

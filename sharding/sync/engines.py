@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from psycopg import Connection
@@ -13,10 +14,12 @@ from readreplica.options import ReplicaOptions
 from readreplica.sync.cluster import Cluster
 from readreplica.sync.connections import Configure
 from readreplica.sync.engines import reader_engine, writer_engine
+from readreplica.sync.sessions import AnySession
 from sharding.errors import ShardUnnamed, WrongShard
 from sharding.shard_binding import register_checks
 from sharding.topology import Topology
 
+_TOPOLOGY = "sharding_topology"
 _SHARD_NAME = "SELECT shard FROM public.shard_identity"
 
 MakeEngine = Callable[..., Engine]
@@ -123,7 +126,7 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
             prepare_threshold=5 if prepares else None,
         )
 
-    return Cluster(
+    cluster = Cluster(
         database,
         primary=engine(writer_engine),
         primary_reader=engine(reader_engine),
@@ -133,3 +136,19 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         },
         options=ReplicaOptions(**topology.replicas.model_dump()),
     )
+    cluster.on_engine(partial(_note_topology, topology=topology))
+    return cluster
+
+
+def _note_topology(engine: Engine, *, topology: Topology) -> None:
+    engine.update_execution_options(**{_TOPOLOGY: topology})
+
+
+def topology_of(session: AnySession) -> Topology:
+    """Return the topology by which a session's cluster was opened.
+
+    Raises:
+        LookupError: it was opened by none.
+    """
+    topology: Topology = session.get_bind().get_execution_options()[_TOPOLOGY]
+    return topology

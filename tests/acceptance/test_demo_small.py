@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, delete, insert, select
 
@@ -80,8 +81,11 @@ def test_every_order_is_accounted_for_and_the_audit_misses_one_that_is_taken_awa
     assert process.returncode == 0, said
     assert "killed with SIGKILL" in said
     assert "MES is back" in said
-    last_line = printed.splitlines()[-1]
-    assert last_line == f"{ORDERS} accepted, {ORDERS} accounted for, 0 lost, 0 duplicated"
+    *_, verdict, page = printed.splitlines()
+    assert verdict == f"{ORDERS} accepted, {ORDERS} accounted for, 0 lost, 0 duplicated"
+    url, _, how = page.partition("  ")
+    assert "mesctl identities create" in how
+    assert httpx.get(f"{url}login", trust_env=False).status_code == 200
 
     assert demo.audit() == (0, set())
     topology = Topology.load(demo.folder / HOME / "topology.toml")

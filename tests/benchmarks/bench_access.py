@@ -30,6 +30,7 @@ from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, platform
 from tests.integration.gateway_rig import HOST, SOURCE, one_door, run_envoy
 from tests.integration.services_rig import fast_settings, save_map
+from tests.integration.test_access import open_doors, wrong_cells
 from tests.integration.test_services_connections import Anyone
 from tests.integration.test_services_schema import served
 from tests.load.arrivals import Caller as Client
@@ -149,6 +150,16 @@ async def auth_cost() -> Measured:
     return Measured(
         with_key / without, f"{with_key:.2f} ms for a list with an API key, {without:.2f} ms without"
     )
+
+
+@benchmark(name="authz_matrix", target=1, better="higher")
+async def authz_matrix() -> Measured:
+    """Ask for every route as every role, at every door, for orders of one's own and of others."""
+    with platform() as topology:
+        await save_map(topology)
+        async with open_doors(topology) as doors:
+            wrong, cells = await wrong_cells(doors)
+    return Measured(1 - len(wrong) / cells, f"{cells - len(wrong)} of {cells} cells; wrong: {wrong[:3]}")
 
 
 @benchmark(name="gateway_cost", target=2.0)

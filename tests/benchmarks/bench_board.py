@@ -1,30 +1,31 @@
 """What history costs the board: pages read for its lists, and how many statements a page asks for.
 
-10,000 orders wait, and 10,000 or 1,000,000 have ended. The lists are the repository's own, asked for through
-the driver so often that PostgreSQL has chosen its plan for good, and PostgreSQL counts what they touch.
+10,000 orders wait, and 10,000 or 1,000,000 have ended. The pages are asked for over HTTP of the board's own
+application, so often that PostgreSQL has chosen its plan for good, and PostgreSQL counts what they touch.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
-from app.board import repository
-from app.board.repository import Filters
-from app.models.status import DONE, HOT, Channel, Status
-from readreplica.cluster import Cluster
-from readreplica.sessions import AnySession, WriteSession
-from sharding.engines import open_cluster
+from app.board.application import build as build_board
+from app.kit.caller import Role
+from app.models.status import DONE, HOT, Status
 from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, platform
+from tests.callers import acting
+from tests.integration.board_rig import with_board
+from tests.integration.services_rig import client_of, fast_settings
 
 WAITING, FEW, MANY = 10_000, 10_000, 1_000_000
 EXECUTIONS = 10
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
-MONTH = datetime(2026, 11, 1, tzinfo=UTC)
 
 LOAD = text("""
     INSERT INTO orders (order_id, status, channel, summary, created_at, changed_at, crm_status, mes_status,
@@ -43,24 +44,13 @@ LOAD = text("""
     ) AS made
 """)
 
-Read = Callable[[AnySession], Awaitable[Any]]
-
-FILTERS = Filters(materials=["brass"], price_from=Decimal(100), channel=Channel.B2C)
-PAGES: Mapping[str, tuple[Read, ...]] = {
-    "operator": (
-        repository.new_orders,
-        lambda session: repository.new_orders(session, FILTERS),
-        lambda session: repository.my_orders(session, "Rosa 7"),
-    ),
-    "seller": (
-        repository.to_confirm,
-        lambda session: repository.expiring(session, before=NOW),
-        repository.refused_cancellations,
-        lambda session: repository.waiting_long(session, since=NOW - timedelta(days=10)),
-    ),
-    "customer": (lambda session: repository.search(session, "c77 ring", limit=10),),
+PAGES: Mapping[str, tuple[str, Role]] = {
+    "operator": ("/", Role.OPERATOR),
+    "filtered": ("/?material=brass&price_from=100&channel=B2C", Role.OPERATOR),
+    "seller": ("/sales", Role.SELLER),
+    "customer": ("/search?q=c77+ring", Role.OPERATOR),
 }
-"""The lists that each page shows."""
+"""The pages, as a browser asks for them, and who does."""
 
 GROWING = "customer"
 """A customer's history is as long as it is: its page is counted, and compared with nothing."""
@@ -90,7 +80,8 @@ _found: dict[str, tuple[int, int, int]] = {}
 async def measure() -> Mapping[str, tuple[int, int, int]]:
     """Return of each page what it touches with few and with many ended orders, and its statements."""
     if not _found:
-        with platform() as topology:
+        with platform() as made:
+            topology = _without_replicas(with_board(made))
             owner = create_engine(topology.url("board", role="board_owner"), poolclass=NullPool)
             load(owner, 0, WAITING, sorted(HOT))
             load(owner, WAITING, WAITING + FEW, sorted(DONE))
@@ -99,6 +90,13 @@ async def measure() -> Mapping[str, tuple[int, int, int]]:
             many = await touched(topology)
         _found.update({name: (few[name][0], *many[name]) for name in PAGES})
     return _found
+
+
+def _without_replicas(topology: Topology) -> Topology:
+    """Have all reads on the one server that counts."""
+    path = topology.path
+    path.write_text(re.sub(r"(?m)^replicas = .*$", "replicas = []", path.read_text()))
+    return Topology.load(path)
 
 
 def load(owner: Engine, first: int, last: int, statuses: list[Status]) -> None:
@@ -113,39 +111,20 @@ def load(owner: Engine, first: int, last: int, statuses: list[Status]) -> None:
 async def touched(topology: Topology) -> dict[str, tuple[int, int]]:
     """Return of each page how much it touches, and how many statements it asks for."""
     found = {}
-    async with open_cluster(topology, "board", role="board", application_name="bench") as board:
-        for name, reads in PAGES.items():
-            statements = await _ask(board, reads)
-            async with board.write() as session:
-                for _ in range(EXECUTIONS):
-                    await _read(session, reads)
-                before = await _count(session)
-                for _ in range(EXECUTIONS):
-                    await _read(session, reads)
-                found[name] = round((await _count(session) - before) / EXECUTIONS), statements
+    counting = create_engine(topology.url("board", role="board_owner"), poolclass=NullPool)
+    async with client_of(build_board(fast_settings(topology), topology)) as client:
+        for name, (path, role) in PAGES.items():
+
+            async def ask(path: str = path, role: Role = role) -> None:
+                (await client.get(path, headers=acting("Rosa 7", role))).raise_for_status()
+
+            with counted_statements() as statements:
+                await ask()
+            for _ in range(EXECUTIONS):
+                await ask()
+            before = await _counted(ask, counting)
+            found[name] = await _counted(ask, counting) - before, len(statements)
     return found
-
-
-async def _read(session: WriteSession, reads: tuple[Read, ...]) -> None:
-    for read in reads:
-        await read(session)
-
-
-async def _ask(board: Cluster, reads: tuple[Read, ...]) -> int:
-    """Count the statements of a page."""
-    seen: list[str] = []
-    engine = board.primary.sync_engine
-
-    def note(_c: Any, _u: Any, statement: str, _p: Any, _x: Any, _m: Any) -> None:
-        seen.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        async with board.write() as session:
-            await _read(session, reads)
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-    return len(seen)
 
 
 _BLOCKS = text("""
@@ -154,9 +133,26 @@ _BLOCKS = text("""
 """)
 
 
-async def _count(session: WriteSession) -> int:
-    """Return how many blocks of tables and indexes were touched so far, by all sessions; there is one."""
-    await session.execute(text("SELECT pg_stat_force_next_flush()"))
-    await session.commit()
-    await session.execute(text("SELECT pg_stat_clear_snapshot()"))
-    return int((await session.execute(_BLOCKS)).scalar_one())
+async def _counted(ask: Callable[[], Awaitable[None]], counting: Engine) -> int:
+    """Ask for a page once more; return how many blocks of tables and indexes were touched so far."""
+    # A server process sends what it has counted at the end of a transaction, once in a second at most.
+    await asyncio.sleep(1.2)
+    await ask()
+    with counting.connect() as connection:
+        return int(connection.execute(_BLOCKS).scalar_one())
+
+
+@contextmanager
+def counted_statements() -> Iterator[list[str]]:
+    """Collect the statements that this process asks about orders."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        if "orders" in statement or "order_" in statement:
+            seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)

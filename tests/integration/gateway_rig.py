@@ -120,7 +120,8 @@ class GatewayRig:
     """A running Envoy: its doors, what it leads to, and the authority of its certificates.
 
     The doors `external` and `impatient` take HTTP, and the latter waits for no one; `secure` takes TLS, and
-    `internal` asks for a certificate. The service `crm` has two processes; `mortal` ends one of them.
+    `internal` asks for a certificate. The service `crm` has two processes; `mortal` ends one of them. `tried`
+    answers for the MES those whose key begins with `mt_`.
     """
 
     gateway: Gateway
@@ -128,6 +129,7 @@ class GatewayRig:
     authority: Authority
     upstream: Upstreaming
     others: tuple[Upstreaming, Upstreaming]
+    tried: Upstreaming
     mortal: ExitStack
 
     @property
@@ -166,7 +168,9 @@ class GatewayRig:
         return int(self.running._stats().get(name, "0"))
 
 
-def gateway_on(folder: Path, mes: Sequence[Upstreaming], crm: Sequence[Upstreaming]) -> Gateway:
+def gateway_on(
+    folder: Path, mes: Sequence[Upstreaming], crm: Sequence[Upstreaming], tried: Upstreaming
+) -> Gateway:
     """Make a gateway in front of servers."""
     names = {"mes": (HOST,), "crm": (OTHER_HOST,)}
     tls = {"certificate": "door.pem", "key": "door.key"}
@@ -182,6 +186,7 @@ def gateway_on(folder: Path, mes: Sequence[Upstreaming], crm: Sequence[Upstreami
             "admin_port": free_port(),
             "drain_seconds": 2.0,
             "source": SOURCE,
+            "sandbox": {"prefix": "mt_", "processes": {"mes": [f"{LOOPBACK}:{tried.port}"]}},
             "doors": {
                 name: {"host": LOOPBACK, "port": free_port(), "names": names, **door}
                 for name, door in doors.items()
@@ -194,9 +199,12 @@ def gateway_on(folder: Path, mes: Sequence[Upstreaming], crm: Sequence[Upstreami
             GatewayDoor(name=name, section=door, folder=folder, routes=(*ROUTES, *OTHER_ROUTES))
             for name, door in section.doors.items()
         ),
-        upstreams=tuple(
-            Upstream(service=name, processes=tuple((LOOPBACK, each.port) for each in servers))
-            for name, servers in (("crm", crm), ("mes", mes))
+        upstreams=(
+            *(
+                Upstream(service=name, processes=tuple((LOOPBACK, each.port) for each in servers))
+                for name, servers in (("crm", crm), ("mes", mes))
+            ),
+            Upstream(service="mes", processes=((LOOPBACK, tried.port),), is_sandbox=True),
         ),
     )
 
@@ -243,12 +251,13 @@ def run_gateway(folder: Path) -> Iterator[GatewayRig]:
     authority = make_authority(folder, days=30)
     authority.issue("door", names=[HOST, LOOPBACK])
     authority.issue("crm", names=["crm.internal"])
-    upstream, stays, goes = Upstreaming(), Upstreaming(), Upstreaming()
-    gateway = gateway_on(folder, [upstream], [stays, goes])
+    upstream, stays, goes, tried = Upstreaming(), Upstreaming(), Upstreaming(), Upstreaming()
+    gateway = gateway_on(folder, [upstream], [stays, goes], tried)
     with ExitStack() as opened:
         opened.enter_context(upstream.running())
         opened.enter_context(stays.running())
+        opened.enter_context(tried.running())
         mortal = opened.enter_context(ExitStack())
         mortal.enter_context(goes.running())
         opened.enter_context(run_envoy(gateway, folder / "gateway"))
-        yield GatewayRig(gateway, folder / "gateway", authority, upstream, (stays, goes), mortal)
+        yield GatewayRig(gateway, folder / "gateway", authority, upstream, (stays, goes), tried, mortal)

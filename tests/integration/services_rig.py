@@ -22,8 +22,6 @@ from app.models.mes import PricingJob
 from app.orders import MES, announce, apply_event, lock_order
 from app.settings import Settings
 from app.shop.application import build as build_shop
-from app.snapshots import announce_snapshots
-from app.topology import has_board
 from readreplica.sessions import WriteSession
 from sharding.directory import Directory
 from sharding.engines import open_cluster
@@ -220,6 +218,4 @@ async def open_services(topology: Topology, **changes: Any) -> AsyncIterator[Ser
         client_of(build_mes(settings, topology)) as mes,
         open_sessions(topology, role="mes", application_name="test-pricing") as shards,
     ):
-        for shard in shards.clusters.values() if has_board(topology) else ():
-            shard.on_engine(announce_snapshots)
         yield Services(shop, crm, mes, shards)

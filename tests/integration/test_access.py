@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -115,9 +116,16 @@ class Doors:
 
 @pytest.fixture(scope="module")
 async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
+    async with open_doors(module_topology) as found:
+        yield found
+
+
+@asynccontextmanager
+async def open_doors(without_board: Topology) -> AsyncIterator[Doors]:
+    """Run the applications behind a proxy, and make callers of each role."""
     changes = {"trusted_proxies": PROXY}
     apps = {}
-    topology = with_board(module_topology)
+    topology = with_board(without_board)
     settings = fast_settings(topology).model_copy(update=changes)
     async with (
         open_services(topology, **changes) as services,
@@ -127,7 +135,7 @@ async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
             client: Any = board if name == "board" else getattr(services, name)
             apps[name] = client._transport.app
         async with open_cluster(
-            module_topology, "directory", role="directory_owner", application_name="test"
+            topology, "directory", role="directory_owner", application_name="test"
         ) as directory:
             found = Doors(apps, services, directory, {})
             for app in apps.values():
@@ -204,12 +212,17 @@ def test_cells_that_must_not_change_by_accident() -> None:
 
 async def test_every_cell_of_the_table_is_as_the_services_answer(doors: Doors) -> None:
     """Right means: let in, refused by 403, or answered as if another's order did not exist."""
-    wrong = await wrong_cells(doors)
+    wrong, cells = await wrong_cells(doors)
     assert wrong == []
+    assert cells > 1500
 
 
-async def wrong_cells(doors: Doors) -> list[str]:
-    """Ask for every route as every role at every door, for orders of one's own and of others."""
+async def wrong_cells(doors: Doors) -> tuple[list[str], int]:
+    """Ask for every route as every role at every door, for orders of one's own and of others.
+
+    Returns:
+        the cells that are wrong, and how many there are.
+    """
     started = ok(await doors.services.start(), 201)
     other = ok(await doors.services.start(), 201)
     orders = {
@@ -222,11 +235,12 @@ async def wrong_cells(doors: Doors) -> list[str]:
         await eventually(admin, lambda answer: answer.status_code == 200)
     for order_id in orders["crm"]:
         await doors.services.shows(doors.services.crm, order_id, "SUBMITTED")
-    wrong = []
+    wrong, cells = [], 0
     for (service, method, path), rule in RULES.items():
         for role, door, owner in itertools.product(Role, Door, Owner):
             if "{" not in path and owner is Owner.ANY:
                 continue
+            cells += 1
             order_id = orders[service][0 if owner is Owner.OWN else 1]
             partner = PARTNERS[0 if owner is Owner.OWN else 1]
             bearer = (
@@ -257,7 +271,7 @@ async def wrong_cells(doors: Doors) -> list[str]:
                 right = status not in {401, 403, 404}
             if not right:
                 wrong.append(f"{role} {owner} {door}: {method} {service}{path}: {status}")
-    return wrong
+    return wrong, cells
 
 
 async def of_partner(services: Services, partner: str) -> str:
@@ -319,6 +333,26 @@ async def test_the_partner_approves_his_order(doors: Doors) -> None:
     ok(await doors.send("crm", "POST", approve, bearer=doors.keys[PARTNERS[0]], door=Door.EXTERNAL))
     shown = await doors.services.shows(doors.services.mes, order_id, "MANUFACTURING_APPROVED")
     assert shown["history"][-1]["actor"] == PARTNERS[0]
+
+
+async def test_a_customer_confirms_the_price_of_his_own_order_and_nothing_more(doors: Doors) -> None:
+    services = doors.services
+    order_id = await services.b2c()
+    await services.shows(services.mes, order_id, "SUBMITTED")
+    own, other = (KEYS.sign(TokenUse.LINK, {"sub": str(each)}) for each in (order_id, 17))
+    order = f"/v1/orders/{order_id}"
+    # Before it has a price there is nothing to confirm.
+    problem(await doors.send("crm", "POST", f"{order}/approve", bearer=own), 409)
+    await services.price(order_id)
+    await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+    problem(await doors.send("crm", "POST", f"{order}/approve", bearer=other), 404)
+    for door in (Door.CUSTOMER, Door.STAFF, Door.EXTERNAL):
+        problem(await doors.send("crm", "POST", f"{order}/approve", bearer=own, door=door), 403)
+    for step in ("requote", "close"):
+        problem(await doors.send("crm", "POST", f"{order}/{step}", bearer=own), 403)
+    ok(await doors.send("crm", "POST", f"{order}/approve", bearer=own))
+    shown = await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
+    assert shown["history"][-1]["actor"] == "customer"
 
 
 async def test_a_customer_orders_by_a_link_of_his_own(doors: Doors) -> None:
@@ -396,6 +430,28 @@ async def test_a_key_for_trying_out_makes_no_order_in_earnest(doors: Doors) -> N
     ok(await doors.send("mes", "GET", "/v1/partners/trying/orders", bearer=key))
 
 
+async def test_a_key_of_a_sandbox_and_one_in_earnest_open_nothing_of_the_other(doors: Doors) -> None:
+    made = await doors.change(
+        lambda s: identities.create(s, "tester", Role.PARTNER, by="test", in_sandbox=True)
+    )
+    tried, earnest = made.text, doors.keys[PARTNERS[0]]
+    assert (tried[:3], earnest[:3]) == ("mt_", "mk_")
+    for service, app in doors.apps.items():
+        access: Access = app.state.access
+        refused = problem(await doors.send(service, "GET", "/v1/orders/17", bearer=tried), 401)
+        assert (refused["type"].rpartition(":")[2], refused["sandbox"]) == ("key-of-other-kind", False)
+        access.registry.in_sandbox = True
+        try:
+            refused = problem(await doors.send(service, "GET", "/v1/orders/17", bearer=earnest), 401)
+            assert (refused["type"].rpartition(":")[2], refused["sandbox"]) == ("key-of-other-kind", True)
+            answer = await doors.send(service, "GET", "/v1/orders/17", bearer=tried)
+            assert answer.status_code in {403, 404}  # known, and it has no such order
+        finally:
+            access.registry.in_sandbox = False
+    client = {"grant_type": "client_credentials", "client_id": "tester", "client_secret": tried}
+    problem(await doors.send("mes", "POST", "/v1/token", data=client), 401)
+
+
 async def test_a_key_is_rotated_and_both_are_good_meanwhile(doors: Doors) -> None:
     first = (await doors.change(lambda s: identities.create(s, "rotating", Role.PARTNER, by="test"))).text
     second = (await doors.change(lambda s: identities.rotate(s, "rotating"))).text
@@ -406,6 +462,30 @@ async def test_a_key_is_rotated_and_both_are_good_meanwhile(doors: Doors) -> Non
     await doors.change(lambda s: identities.revoke_key(s, first.split("_")[1]))
     problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=first), 401)
     problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=second), 404)
+
+
+async def test_a_key_is_rotated_under_load_and_no_request_is_refused(doors: Doors) -> None:
+    made = await doors.change(lambda s: identities.create(s, "busy", Role.PARTNER, by="test"))
+    key, answers, is_over = made.text, Counter[int](), False
+
+    async def load() -> None:
+        while not is_over:
+            answers[(await doors.send("mes", "GET", "/v1/usage", bearer=key)).status_code] += 1
+
+    async def more_than(count: int) -> bool:
+        return answers.total() > count
+
+    async with asyncio.TaskGroup() as tasks:
+        loads = [tasks.create_task(load()) for _ in range(8)]
+        for _ in range(5):
+            old = made.credential_id
+            made = await doors.change(lambda s: identities.rotate(s, "busy", keep=timedelta(hours=1)))
+            key = made.text
+            await until(partial(more_than, answers.total() + 2 * len(loads)))  # no one asks with the old one
+            await doors.change(partial(identities.revoke_key, key_id=old))
+        is_over = True
+    assert answers.keys() == {200}
+    assert answers.total() >= 80
 
 
 async def test_a_revoked_identity_is_out_at_the_next_look(doors: Doors) -> None:

@@ -90,6 +90,33 @@ async def test_what_is_larger_than_a_burst_is_let_in_after_a_rest(redis: Redis) 
     assert await ask(limits, caller, GET, 1) == "bytes"
 
 
+async def test_who_is_refused_keeps_no_other_waiting(redis: Redis) -> None:
+    limits, loud, done = of(redis), partner(), list[str]()
+
+    async def answered(caller: Caller, name: str) -> None:
+        await ask(limits, caller)
+        done.append(name)
+
+    while await ask(limits, loud) is None:
+        pass
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(200):
+            tasks.create_task(answered(loud, "loud"))
+        tasks.create_task(answered(partner(), "polite"))
+    # It came last, and waited for a few of them.
+    assert done.index("polite") < 50
+    done.clear()
+    impatient = partner()
+    while await ask(limits, impatient) is None:
+        pass
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(200):
+            tasks.create_task(answered(loud, "loud"))
+        tasks.create_task(answered(impatient, "impatient"))
+    # Nor is one who was refused a moment ago behind all of another's.
+    assert done.index("impatient") < 50
+
+
 async def test_places_are_taken_and_given_back(redis: Redis) -> None:
     limits, caller = of(redis, replace(SLOW, concurrent=2)), partner()
     async with limits.taken(caller, *GET, int), limits.taken(caller, *GET, int):

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
 from app.board.endpoints import as_sse
-from app.board.live import MOST_MISSED, MOST_WAITING, STREAM, LiveChanges, LiveEvent
+from app.board.live import MOST_MISSED, MOST_WAITING, PAUSE, STREAM, LiveChanges, LiveEvent
+from app.board.pages.stream import Feed, Streams
 from app.board.projection import BoardChange
 from app.messaging.streams import open_redis
 from app.models.status import Status
@@ -103,6 +106,16 @@ async def test_who_is_too_slow_is_let_go_and_no_one_else_waits(live: LiveChanges
         assert [event async for event in slow] == []
 
 
+async def test_500_open_boards_hear_the_same(live: LiveChanges) -> None:
+    """Also when all come at once, as after a restart; the benchmark board_open measures what it costs."""
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        boards = [await stack.enter_async_context(live.subscribe(live.position)) for _ in range(500)]
+        listening = asyncio.gather(*(_take_all(each, 20) for each in boards))
+        await publish(live, *range(20))
+        assert await listening == [list(range(20))] * 500
+    assert live.subscribers == 0
+
+
 async def _take_all(events: AsyncIterator[LiveEvent], count: int) -> list[int | None]:
     return [(await anext(events)).order_id for _ in range(count)]
 
@@ -112,11 +125,54 @@ async def _has_one_reader(live: LiveChanges) -> bool:
 
 
 async def test_a_pause_is_named(live: LiveChanges) -> None:
-    async with asyncio.timeout(20), live.subscribe(live.position) as events:
-        paused = LiveChanges.with_pauses(events, seconds=0.05)
-        assert await anext(paused) is None
+    async with asyncio.timeout(20), live.subscribe(live.position, pause_seconds=0.05) as events:
+        assert await anext(events) is PAUSE
         await publish(live, 7)
-        found = await anext(paused)
-        while found is None:
-            found = await anext(paused)
+        found = await anext(events)
+        while found is PAUSE:
+            found = await anext(events)
         assert found.order_id == 7
+
+
+async def test_a_page_that_is_left_in_a_pause_leaves_no_task_behind(live: LiveChanges) -> None:
+    streams = Streams(live, Feed(_read_nothing), beat_seconds=0.01)
+    stream = streams.order(7, after=live.position)
+    before = len(asyncio.all_tasks())
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            assert b"beat" in await anext(stream)
+        assert len(asyncio.all_tasks()) == before
+        await stream.aclose()
+    assert live.subscribers == 0
+
+
+async def _read_nothing(_event: LiveEvent) -> None:
+    return None
+
+
+async def test_a_read_that_failed_is_made_again_by_who_comes_again() -> None:
+    async def read(event: LiveEvent) -> None:
+        tries.append(event.event_id)
+        if len(tries) == 1:
+            raise OSError("the database is away")
+
+    tries: list[str] = []
+    feed, event = Feed(read), LiveEvent("1-1", 7)
+    with pytest.raises(OSError, match="away"):
+        await feed.order(event)
+    assert await feed.order(event) is None
+    assert await feed.order(event) is None
+    assert tries == ["1-1", "1-1"]
+
+
+async def test_ids_that_begin_anew_silence_no_reader(live: LiveChanges, redis: Redis) -> None:
+    """As of another Redis, by a clock that is behind: its ids are smaller than those that were seen."""
+    begin = live.position
+    await redis.xadd(STREAM, {"order_id": "7"}, id=f"{2**45}-0")
+    async with asyncio.timeout(20), live.subscribe(begin) as events:
+        assert (await anext(events)).order_id == 7
+        await until(lambda: _has_seen(live, redis))
+        await redis.flushall()
+        assert (await anext(events)).is_reload
+        await publish(live, 8)
+        assert (await anext(events)).order_id == 8

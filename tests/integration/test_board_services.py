@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import delete, select, update
 
+from app import instruments
 from app.access.credentials import TokenKeys
 from app.board import repository
 from app.board.actions import ActionRefused, Actions, ActionUnanswered
@@ -26,11 +27,14 @@ from app.console.board import Rebuild
 from app.kit.caller import Caller, Role
 from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.models.board import BoardHistory, BoardOrder, BoardSource
+from app.models.crm import CrmOrder, CrmOutbox
 from app.models.mes import MesOutbox
 from app.models.status import Channel, Status
+from app.orders import CRM, append_event
 from readreplica.cluster import Cluster
 from readreplica.freshness import PRIMARY
 from readreplica.signing import TokenText
+from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.callers import ACCESS_KEYS, acting, by_operator
 from tests.integration.board_rig import open_board, streaming, with_board
@@ -285,7 +289,11 @@ async def test_changes_are_sent_as_they_happen_and_again_to_who_was_away(platfor
     assert again == event
 
 
-async def test_a_browser_follows_the_stream_of_changes(platform: Platform) -> None:
+async def test_a_browser_follows_the_stream_of_changes(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages: list[float] = []
+    monkeypatch.setattr(instruments, "board_shown", lambda *, seconds: ages.append(seconds))
     after = platform.board.live.position
     order_id = await platform.services.b2b()
     headers = {**by_operator(), "Last-Event-ID": after}
@@ -295,6 +303,9 @@ async def test_a_browser_follows_the_stream_of_changes(platform: Platform) -> No
         while f'"order_id": "{order_id}"' not in text:
             text += await stream.body.get()
         assert "event: changed" in text
+    # How old a change was when it was given to the boards is measured from the service's own commit on.
+    assert ages
+    assert all(0 < age < 30 for age in ages)
     assert platform.board.live.subscribers == 0
 
 
@@ -320,6 +331,21 @@ async def test_a_board_that_is_away_holds_no_order_up(topology: Topology) -> Non
                 lambda: client.get(f"/v1/orders/{order_id}"),
                 lambda answer: answer.status_code == 200 and answer.json()["operator"] == "Rosa",
             )
+
+
+@pytest.mark.parametrize("has_board", [True, False])
+async def test_no_way_to_open_a_database_hides_an_order_from_the_board(
+    topology: Topology, has_board: bool
+) -> None:
+    """What knows no more than the topology's file announces what it changes, where there is a board."""
+    topology = with_board(topology) if has_board else topology
+    async with open_cluster(topology, "crm", role="crm", application_name="test") as crm:
+        async with crm.write() as session:
+            order = CrmOrder(order_id=1, status=Status.SUBMITTED, channel=Channel.B2B, summary="a ring")
+            session.add(order)
+            await append_event(session, CRM, order, actor="test", now=datetime.now(UTC))
+            sent = (await session.scalars(select(CrmOutbox.destination))).all()
+        assert sent == (["board"] if has_board else [])
 
 
 async def test_services_that_cannot_be_asked_are_named(topology: Topology) -> None:

@@ -1,5 +1,6 @@
 """A real Envoy on the files of `mesctl gateway`, in front of real servers: one for all tests of a worker."""
 
+import asyncio
 import gzip
 import json
 import socket
@@ -7,24 +8,31 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
 from cryptography import x509
 
+from app.console.gateway import DOORS
 from ops.gateway import envoy
 from ops.gateway.model import GatewayRoute
 from ops.gateway.rotation import rotate
 from ops.gateway.service import FilesRefused, RunningGateway, certificate_findings, find_envoy, validate
 from ops.ports import LOOPBACK
 from ops.waiting import wait_until
+from readreplica.token import CausalToken
+from sharding.topology import Topology
+from tests.callers import by_operator
+from tests.integration.board_rig import with_board
 from tests.integration.gateway_rig import (
     HOST,
+    IMPATIENT_SECONDS,
     KIB,
     LARGE,
     OTHER_HOST,
@@ -32,8 +40,11 @@ from tests.integration.gateway_rig import (
     SOURCE,
     GatewayRig,
     Upstreaming,
+    free_port,
     run_gateway,
 )
+from tests.integration.pages_rig import Pages
+from tests.integration.services_rig import Services, fast_settings
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +82,33 @@ def test_a_route_leads_to_its_service(client: httpx.Client) -> None:
     assert answer.json()["peer"] == SOURCE  # by which the service knows the gateway
     assert answer.json()["peer"] == SOURCE  # by which the service knows the gateway
     assert client.head("/v1/orders/17").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_tried"),
+    [
+        ([], False),
+        ([("Authorization", "Bearer mk_abc_def")], False),
+        ([("Authorization", "Bearer mt_abc_def")], True),
+        ([("authorization", "bearer mt_abc_def")], True),
+        ([("Authorization", "Bearer  mt_abc_def")], False),  # no service takes two spaces
+        ([("Authorization", "Bearer mk_mt_abc")], False),
+        ([("Authorization", "Bearer xmt_abc")], False),
+        ([("Cookie", "a=Bearer mt_abc")], False),
+        ([("Authorization", "Bearer mk_a"), ("Authorization", "Bearer mt_a")], False),
+    ],
+)
+def test_a_key_for_trying_out_leads_to_the_sandbox_alone(
+    rig: GatewayRig, client: httpx.Client, headers: list[tuple[str, str]], is_tried: bool
+) -> None:
+    answer = client.get("/v1/orders/17", headers=headers)
+    assert answer.json()["port"] == (rig.tried if is_tried else rig.upstream).port
+    assert answer.json()["headers"]["x-gateway-door"] == "external"
+    posted = client.post("/v1/orders", headers=headers, content=b"{}")
+    assert posted.json()["port"] == answer.json()["port"]
+    # What no route names is not there for it either, and its bodies have the same bounds.
+    assert client.get("/readyz", headers=headers).status_code == 404
+    assert client.post("/v1/orders", headers=headers, content=b"x" * 2 * KIB).status_code == 413
 
 
 @pytest.mark.parametrize(
@@ -245,6 +283,105 @@ def test_a_stream_of_events_has_no_end_of_its_own(rig: GatewayRig, upstream: Ups
         assert next(lines) == "data: 0"
         threading.Timer(1.0, upstream.release.set).start()  # longer than that door's patience
         assert "data: 1" in list(lines)
+
+
+async def test_a_board_stays_live_through_the_gateway(rig: GatewayRig, module_topology: Topology) -> None:
+    """Beyond the door's patience, behind a reload of Envoy, and behind the death of the board's process."""
+    board_port = free_port()
+    topology = with_board(module_topology, port=board_port)
+    settings = fast_settings(topology).model_copy(update={"max_streams": 2})
+    unasked: Any = None
+    board = Pages(topology, settings, Services(unasked, unasked, unasked, unasked))
+    streams = [replace(route, service="mes") for route in DOORS["staff"] if route.is_stream]
+    assert {"/stream", "/orders/{order_id}/stream", "/v1/changes"} == {route.path for route in streams}
+    upstreams = [
+        replace(each, processes=((LOOPBACK, board_port),)) if each.service == "mes" else each
+        for each in rig.gateway.upstreams
+    ]
+    of_board = replace(rig.with_routes(*streams), upstreams=tuple(upstreams))
+    await board.start("board")
+    try:
+        await asyncio.to_thread(RunningGateway(of_board, rig.folder).reload)
+        async with asyncio.timeout(60), follow(rig, board.board.live.position) as follower:
+            await follower.hears(board, 6)
+            before = follower.connections
+            await asyncio.sleep(3 * IMPATIENT_SECONDS)
+            await follower.hears(board, 7)
+            assert follower.connections == before
+            more = (*streams, GatewayRoute(path="/v1/usage", methods=("GET",), service="mes"))
+            reloaded = replace(of_board, doors=rig.with_routes(*more).doors)
+            assert await asyncio.to_thread(RunningGateway(reloaded, rig.folder).reload) == [envoy.LISTENERS]
+            await follower.hears(board, 8)
+            await follower.hears(board, 9)
+            before = follower.connections
+            await board.stop("board")
+            await board.start("board")
+            await follower.hears(board, 10)
+            assert follower.connections > before
+            async with follow(rig, "") as second:
+                await second.connects(1)
+                async with rig_client(rig) as third:
+                    assert (await third.get("/v1/changes", headers=by_operator())).status_code == 429
+    finally:
+        await board.stop("board")
+
+
+@dataclass
+class Follower:
+    """A browser that follows the changes of a board, and comes again behind the last that it has."""
+
+    client: httpx.AsyncClient
+    last: str
+    connections: int = 0
+    heard: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+    joined: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        while True:
+            with suppress(httpx.HTTPError):
+                headers = {**by_operator(), "Last-Event-ID": self.last}
+                async with self.client.stream("GET", "/v1/changes", headers=headers) as answer:
+                    if answer.status_code == 200:
+                        await self._read(answer)
+            await asyncio.sleep(0.05)
+
+    async def _read(self, answer: httpx.Response) -> None:
+        self.connections += 1
+        self.joined.set()
+        async for line in answer.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name == "id":
+                self.last = value
+            elif name == "data" and value:
+                self.heard.put_nowait(int(json.loads(value)["order_id"]))
+
+    async def hears(self, board: Pages, order_id: int) -> None:
+        """Have an order change, and wait until this has heard of it, and of no other."""
+        await board.board.live.publish(order_id, None, CausalToken())
+        assert await self.heard.get() == order_id
+
+    async def connects(self, times: int) -> None:
+        """Wait until this has connected so many times."""
+        while self.connections < times:
+            self.joined.clear()
+            await self.joined.wait()
+
+
+def rig_client(rig: GatewayRig) -> httpx.AsyncClient:
+    url = f"http://{LOOPBACK}:{rig.port('impatient')}"
+    return httpx.AsyncClient(base_url=url, headers={"Host": HOST}, trust_env=False, timeout=None)
+
+
+@asynccontextmanager
+async def follow(rig: GatewayRig, last: str) -> AsyncIterator[Follower]:
+    async with rig_client(rig) as client:
+        follower = Follower(client, last)
+        following = asyncio.create_task(follower.run())
+        try:
+            yield follower
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
 
 
 # HTTP/2 by hand: no client sends these.

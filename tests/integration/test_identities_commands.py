@@ -91,6 +91,17 @@ def test_a_person_of_a_provider_is_linked_to_one_identity_of_staff(run: Run) -> 
     assert ok(run("oidc", "Sara", *link, "--json"))["identity"] == "Sara"
     ok(run("revoke", "Sara", "--json"))
     assert ok(run("oidc", "Rosa", *link, "--json"))["identity"] == "Rosa"
+    # At once with the identity, or neither of both.
+    new = ("--oidc", "https://login.example", "4712", "--json")
+    ok(run("create", "Timo", "--role", "operator", *new))
+    for name, role, said in (
+        ("Ines", "operator", "is linked to 'Timo' already"),
+        ("bijoux-sud", "partner", "no member of staff"),
+    ):
+        status, _, err = run("create", name, "--role", role, *new)
+        assert (status, said in err) == (3, True), err
+    assert {"Ines", "bijoux-sud"}.isdisjoint(each["name"] for each in ok(run("list", "--json")))
+    assert ok(run("oidc", "Timo", "--remove", "--json"))["links"] == 1
 
 
 @pytest.mark.parametrize(

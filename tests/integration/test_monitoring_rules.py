@@ -8,6 +8,7 @@ from typer.main import get_command
 
 from app import instruments
 from app.console.audit_log import app as audit_app
+from app.console.board import app as board_app
 from app.console.flow import app as flow_app
 from app.console.identities import app as identities_app
 from app.console.monitoring.alerts import ALERTS, PRICE_SECONDS
@@ -104,7 +105,13 @@ def test_the_runbook_of_an_alert_says_what_it_means_and_what_to_do(alert: Alert)
         assert f"**{word}.**" in found[0]
 
 
-PLUG_INS = {"orders": orders_app, "flow": flow_app, "audit": audit_app, "identities": identities_app}
+PLUG_INS = {
+    "orders": orders_app,
+    "flow": flow_app,
+    "audit": audit_app,
+    "identities": identities_app,
+    "board": board_app,
+}
 
 
 @pytest.mark.parametrize("command", sorted({alert.command for alert in RULES.every_alert()}))

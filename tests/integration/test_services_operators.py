@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest_asyncio
 from httpx import Response
 from sqlalchemy import delete, insert, select, text
 
+from app.console.identities import create_all
+from app.kit.caller import Role
 from app.mes.repository import newest
 from app.models.crm import CrmOrder, CrmOutbox
 from app.models.mes import (
@@ -26,6 +29,7 @@ from readreplica.token import CausalToken
 from sharding.engines import open_cluster
 from sharding.ids import first_id_at
 from sharding.topology import Topology
+from tests.callers import by_operator
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import Json, Services, eventually, ok, open_services, problem
 
@@ -74,6 +78,37 @@ async def test_of_many_operators_one_gets_the_order(services: Services) -> None:
                 assert f"taken by {winner}" in refused["detail"]
         history = (await show(services, order_id, won))["history"]
         assert [line["actor"] for line in history] == ["test", winner]
+
+
+async def test_an_operator_changes_what_he_has_seen_and_nothing_else(
+    services: Services, topology: Topology
+) -> None:
+    await asyncio.to_thread(create_all, topology, {"Olga": Role.OPERATOR})
+    await put_order(services, first_id_at(MARCH), Status.MANUFACTURING_APPROVED)
+    path, rosa = f"/v1/orders/{first_id_at(MARCH)}", by_operator("Rosa")
+    first = (await services.mes.get(path)).headers["etag"]
+    taken = await services.mes.post(f"{path}/take", headers={**rosa, "If-Match": first})
+    assert taken.headers["etag"] != first
+    # Repeated as it was, for its answer may have been lost.
+    assert ok(await services.mes.post(f"{path}/take", headers={**rosa, "If-Match": first})) == ok(taken)
+    done = {"to": "MANUFACTURING_COMPLETED"}
+    steps = {"advance": done, "release": {"reason": "the furnace is broken"}, "hand-over": {"to": "Olga"}}
+
+    async def refused(step: str) -> bool:
+        stale = await services.mes.post(
+            f"{path}/{step}", json=steps[step], headers={**rosa, "If-Match": first}
+        )
+        return (stale.status_code, stale.headers.get("etag")) == (412, taken.headers["etag"])
+
+    assert await refused("advance")
+    assert await refused("release")
+    await until(partial(refused, "hand-over"))  # a process knows a new operator within a second or two
+    advanced = await services.mes.post(
+        f"{path}/advance", json=done, headers={**rosa, "If-Match": taken.headers["etag"]}
+    )
+    assert ok(advanced)["status"] == "MANUFACTURING_COMPLETED"
+    shown = await services.mes.get(path, headers={"Causal-Token": advanced.headers["Causal-Token"]})
+    assert shown.headers["etag"] == advanced.headers["etag"]
 
 
 async def test_taking_again_changes_nothing(services: Services) -> None:

@@ -53,6 +53,8 @@ def b64(value: Any) -> str:
 def test_a_key_is_known_by_its_digest_alone() -> None:
     made = new_api_key()
     assert read_api_key(made.text) == (made.credential_id, made.digest)
+    tried = new_api_key(is_sandbox=True)
+    assert (tried.text[:3], read_api_key(tried.text)) == ("mt_", (tried.credential_id, tried.digest))
     assert made.text.partition(made.credential_id)[2].removeprefix("_") not in repr(made.digest)
     assert made.digest == digest_of(made.text[16:])
     assert len({new_api_key().text for _ in range(1000)}) == 1000
@@ -128,6 +130,14 @@ BAD: dict[str, str] = {
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
 def test_what_attackers_send_is_refused(text: str) -> None:
     assert KEYS.read(text, now=NOW) is None
+
+
+def test_a_token_of_a_sandbox_is_no_token_in_earnest() -> None:
+    secrets = {"new": SECRET}
+    for signs, reads in ((True, False), (False, True)):
+        token = TokenKeys(secrets, is_sandbox=signs).sign(TokenUse.ACCESS, {"sub": "atelier-nord"})
+        assert TokenKeys(secrets, is_sandbox=signs).read(token) is not None
+        assert TokenKeys(secrets, is_sandbox=reads).read(token) is None
 
 
 def test_a_public_key_is_no_secret() -> None:

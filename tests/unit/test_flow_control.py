@@ -12,7 +12,7 @@ from app.flow.control import Override, RateDecision, RateOptions, SenderMeter, d
 from app.flow.limiter import Priority, Shed
 from app.flow.shedding import PRIORITIES, Admission, priority_of
 from app.flow.signals import SIGNALS, Pressure, of_process, pressure_on
-from app.kit.caller import Role
+from app.kit.caller import Caller, Role
 
 OPTIONS = RateOptions()
 UNTIL = datetime(2026, 12, 2, 12, 0, tzinfo=UTC)
@@ -137,9 +137,10 @@ async def test_new_orders_that_wait_for_a_place_slow_orders_and_refused_history_
     waits = instruments.Recent()
     monkeypatch.setattr(instruments, "recent_creation_wait", waits)
     admission = Admission("mes", most=1, max_wait_seconds=0.01)
+    someone = Caller(name="someone", role=Role.ADMIN)
 
     async def ask(method: str, route: str) -> None:
-        async with admission.admitted(method, route, role=Role.ADMIN, query={}):
+        async with admission.admitted(someone, method, route, query={}):
             pass
 
     await ask("POST", "/v1/partners/{partner}/orders")

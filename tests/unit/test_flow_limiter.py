@@ -26,6 +26,7 @@ from app.flow.limiter import (
     Shed,
     next_limit,
 )
+from app.kit.caller import Caller, Role
 
 FIXED = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 100, 200)
 MAX_WAIT_SECONDS = 1.0
@@ -246,14 +247,16 @@ def limiter(places: int = 1) -> tuple[AdaptiveLimiter, Clock]:
     return AdaptiveLimiter(LimitOptions(floor=places, initial=places, most=places), clock=clock), clock
 
 
-async def hold(limit: AdaptiveLimiter, priority: Priority, until: asyncio.Event, done: list[str]) -> None:
+async def hold(
+    limit: AdaptiveLimiter, priority: Priority, until: asyncio.Event, done: list[str], subject: str = ""
+) -> None:
     try:
-        async with limit.admitted(priority):
+        async with limit.admitted(priority, subject):
             await until.wait()
     except Shed as error:
-        done.append(f"{error.priority} shed")
+        done.append(f"{subject or error.priority} shed")
     else:
-        done.append(priority.name.lower())
+        done.append(subject or priority.name.lower())
 
 
 async def turn() -> None:
@@ -356,3 +359,67 @@ async def test_a_burst_after_a_rest_waits_and_is_not_refused() -> None:
         await turn()
         assert done == ["history shed"]
         until.set()
+
+
+async def test_the_queue_of_one_caller_refuses_no_other_and_keeps_none_waiting() -> None:
+    limit, _ = limiter()
+    until, done = asyncio.Event(), list[str]()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(1 + LEAST_QUEUE // 4):  # as many as history may
+            tasks.create_task(hold(limit, Priority.HISTORY, until, done, "loud"))
+        await turn()
+        tasks.create_task(hold(limit, Priority.HISTORY, until, done, "polite"))
+        await turn()
+        assert done == ["loud shed"]
+        until.set()
+    assert done[1:3] == ["loud", "polite"]
+
+
+async def test_places_are_shared_among_those_who_ask() -> None:
+    limit, _ = limiter(places=2)
+    done = list[str]()
+    gates = {name: asyncio.Event() for name in ("loud", "polite")}
+    async with asyncio.TaskGroup() as tasks:
+        for name in ("loud", "loud", "loud", "loud", "polite", "polite"):
+            tasks.create_task(hold(limit, Priority.CREATION, gates[name], done, name))
+        await turn()
+        gates["loud"].set()
+        await turn()
+        # One place of each from then on; the polite ones stay where they are.
+        assert (done, limit.inflight, limit.waiting) == (["loud"] * 4, 2, 0)
+        gates["polite"].set()
+    assert done == ["loud"] * 4 + ["polite"] * 2
+
+
+async def test_in_a_standing_queue_it_is_not_refused_who_did_not_make_it() -> None:
+    limit, clock = limiter()
+    limit.state = LimitState(limit=1.0, baseline_seconds=0.1)
+    done = list[str]()
+    first, until = asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for gate, name in ((first, "loud"), *[(until, "loud")] * 3, (until, "polite")):
+            tasks.create_task(hold(limit, Priority.CREATION, gate, done, name))
+            await turn()
+        clock.now = STANDING_SECONDS + 0.5
+        first.set()
+        await turn()
+        assert (done, limit.inflight) == (["loud"], 1)  # the polite one is let in
+        until.set()
+    assert done[1:] == ["polite", "loud shed", "loud shed", "loud shed"]
+
+
+def test_callers_count_by_who_they_are() -> None:
+    asked = [
+        Caller(name="p", role=Role.PARTNER, identity_id=1, credential="a"),
+        Caller(name="p", role=Role.PARTNER, identity_id=1, credential="b"),
+        Caller(name="Rosa", role=Role.OPERATOR, credential="service:board"),
+        Caller(name="Otto", role=Role.OPERATOR, credential="service:board"),
+        Caller(name="customer", role=Role.CUSTOMER, credential="link:1"),
+        Caller(name="customer", role=Role.CUSTOMER, credential="link:2"),
+        Caller(name="customer", role=Role.CUSTOMER, address="2001:db8::1"),
+        Caller(name="customer", role=Role.CUSTOMER, address="2001:db8::2"),
+    ]
+    subjects = [caller.subject for caller in asked]
+    assert subjects[0] == subjects[1]
+    assert subjects[6] == subjects[7]
+    assert len(set(subjects)) == 6

@@ -178,6 +178,22 @@ def test_the_pages_are_behind_a_door_that_has_a_name_for_them(tmp_path: Path) ->
     assert only_staff == {"staff"}
 
 
+def test_a_sandbox_is_what_answers_nothing_in_earnest(tmp_path: Path) -> None:
+    sandbox = '[gateway.sandbox]\nprefix = "mt_"\n[gateway.sandbox.processes]\nnotes = ["127.0.0.1:8100"]\n'
+    made = gateway_of(topology_of(tmp_path, GATEWAY + NAMES + sandbox), {"external": (NOTES,)})
+    assert [(each.name, each.processes) for each in made.upstreams] == [
+        ("notes", (("127.0.0.1", 8000),)),
+        ("notes-sandbox", (("127.0.0.1", 8100),)),
+    ]
+    for changed, said in (
+        (sandbox.replace(":8100", ":8000"), "one of them answers in earnest"),
+        (sandbox.replace("notes =", "other ="), "no service 'other'"),
+        (sandbox.replace(":8100", ""), "write HOST:PORT"),
+    ):
+        with pytest.raises(GatewayInvalid, match=said):
+            gateway_of(topology_of(tmp_path, GATEWAY + NAMES + changed), {"external": (NOTES,)})
+
+
 def test_processes_are_those_of_the_topology(tmp_path: Path) -> None:
     processes = '[gateway.processes]\nnotes = ["10.0.0.2:8000", "[::1]:8001"]\n'
     made = gateway_of(topology_of(tmp_path, GATEWAY + NAMES + processes), {"external": (NOTES,)})

@@ -40,6 +40,7 @@ SECRETS = [
     "DETAIL:  Key (customer_name)=(hunter2) already exists.",
     "there is no customer hunter2@example.org",
     "GET /v1/orders?key=mk_4q0z8kx1c7vd_hunter2hunter2hunter2hunter2",
+    "GET /v1/orders?key=mt_4q0z8kx1c7vd_hunter2hunter2hunter2hunter2",
     "nothing opens by eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxNyJ9hunter2.c2lnbmF0dXJl",
 ]
 

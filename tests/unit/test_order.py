@@ -18,5 +18,16 @@ def test_every_test_is_run_once(workers: int, many: int, long: int) -> None:
 def test_every_worker_begins_with_some_of_the_long_ones_and_files_stay_together() -> None:
     marked = [("a", "a1"), ("a", "a2"), ("b", "b1"), ("c", "c1")]
     found = spread(marked, [str(number) for number in range(6)], workers=2)
-    assert found[:5] == ["a1", "a2", "c1", "0", "1"]
-    assert found[5:] == ["b1", "2", "3", "4", "5"]
+    assert found[:5] == ["b1", "0", "1", "2", "3"]
+    assert found[5:] == ["a1", "a2", "c1", "4", "5"]
+
+
+def test_two_workers_begin_with_whole_platforms() -> None:
+    marked = [(f"tests/acceptance/{name}", f"{name}1") for name in "abc"] + [("tests/unit/d", "d1")]
+    found = spread(marked, [str(number) for number in range(8)], workers=4)
+    assert [found[place : place + 3] for place in range(0, 12, 3)] == [
+        ["a1", "c1", "0"],
+        ["b1", "1", "2"],
+        ["3", "4", "5"],
+        ["d1", "6", "7"],
+    ]

@@ -20,8 +20,10 @@ from app.board.pages.reasons import REASONS, code_of, translated
 from app.board.pages.rendering import FOLDER, HEADERS, PageReader, static_files
 from app.kit.strict import StrictRoute
 from app.pricing import errors as pricing_errors
+from ops import pages
 
 VENDOR = FOLDER / "static" / "vendor"
+PLOTS = Path(pages.__file__).parent / "static"
 PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[sd]")
 KEYWORDS = {"_": None, "gettext": None, "ngettext": (1, 2)}
 
@@ -33,6 +35,18 @@ def test_files_of_others_are_as_their_packages_have_them() -> None:
     for name, package, _version, _licence, _path, digest in lines:
         assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == digest
         assert (VENDOR / f"LICENSE.{package.split('/')[-1].split('.')[0]}").exists()
+
+
+def test_the_plots_of_the_dbas_pages_are_as_their_package_has_them() -> None:
+    """Beside files of our own: what has a licence beside it is another's."""
+    lines = [line.split("  ") for line in (PLOTS / "HASHES").read_text().splitlines() if line[0] != "#"]
+    of_others = {path.stem for path in PLOTS.glob("*.LICENSE")}
+    assert {line[0] for line in lines} == {
+        path.name for path in PLOTS.iterdir() if path.stem in of_others and path.suffix != ".LICENSE"
+    }
+    for name, package, _version, _licence, _path, digest in lines:
+        assert package in of_others
+        assert hashlib.sha256((PLOTS / name).read_bytes()).hexdigest() == digest
 
 
 def test_every_text_is_there_in_russian_with_the_same_values_in_it() -> None:

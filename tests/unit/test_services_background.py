@@ -1,6 +1,7 @@
 """Background tasks: what dies is reported and restarted, what is stopped ends."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from httpx import ASGITransport, AsyncClient
 
 from app.kit.health import Readiness
 from app.kit.tasks import Background
-from app.serve import make_app
+from app.serve import make_app, spare_what_stays
 from app.settings import Settings
 from sharding.topology import Topology
 from tests.integration.messaging_rig import until
@@ -105,3 +106,16 @@ async def test_health_tells_of_a_task_that_is_down() -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["missing"] == ["relay mes_0"]
     assert "out of memory" not in answer.text  # internals are for the log
+
+
+def test_the_collector_passes_over_what_stays() -> None:
+    before, stays = gc.get_threshold(), [[number] for number in range(100_000)]
+    try:
+        gc.set_threshold(700)
+        spare_what_stays()
+        assert gc.get_freeze_count() > len(stays)
+        assert gc.get_objects(generation=2) == []
+        assert gc.get_threshold()[0] > 700
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

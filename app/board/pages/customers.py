@@ -143,7 +143,7 @@ async def _found(parts: Pages, order_id: int, *, is_change: bool = False) -> Fou
     """
     if order_id not in (current_caller().order_ids or ()):
         raise UnknownOrder(order_id)
-    async with parts.orders.read(freshness=PRIMARY if is_change else ANY) as session:
+    async with parts.read_live(freshness=PRIMARY if is_change else ANY) as session:
         return await repository.find_order(session, order_id)
 
 

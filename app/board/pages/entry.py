@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.access.credentials import LONGEST_PASSWORD
-from app.access.endpoints import sign_in
+from app.access.endpoints import AFTER_LOGIN, sign_in
 from app.access.enforce import COOKIE, refuse_cross_site
 from app.access.errors import LoginFailed
 from app.board.pages.rendering import (
@@ -132,8 +132,21 @@ def _ask_to_sign_in(request: Request, viewer: PageReader) -> Response:
         again = '<!doctype html><meta http-equiv="refresh" content="0"><title>…</title>'
         return HTMLResponse(again, headers=dict(HEADERS))
     back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    context = {"path": "/login", "query": "", "fault": None, "back": back if request.method == "GET" else "/"}
+    return _sign_in_page(request, viewer, back=back if request.method == "GET" else "/", fault=None)
+
+
+def _sign_in_page(request: Request, viewer: PageReader, *, back: str, fault: str | None) -> HTMLResponse:
+    provider = _provider_link(request, back)
+    context = {"path": "/login", "query": "", "fault": fault, "back": back, "provider": provider}
     return HTMLResponse(render("login.html", viewer, **context), 401, headers=dict(HEADERS))
+
+
+def _provider_link(request: Request, back: str) -> str | None:
+    """Return what begins a login by the OpenID provider that leads back; None where none is set."""
+    if request.app.state.access.oidc is None:
+        return None
+    to = back if re.fullmatch(AFTER_LOGIN, back) else "/"
+    return f"/v1/oidc/login?to={quote(to, safe='')}"
 
 
 def own_path(back: str) -> str:
@@ -154,7 +167,8 @@ async def file(request: Request, digest: str, name: str) -> Response:
 @files_router.get("/login")
 async def login_page(request: Request, back: str = "/") -> HTMLResponse:
     """Show where to sign in."""
-    return page(request, "login.html", fault=None, back=own_path(back))
+    back = own_path(back)
+    return page(request, "login.html", fault=None, back=back, provider=_provider_link(request, back))
 
 
 @router.post("/login")
@@ -172,8 +186,7 @@ def login(
     except LoginFailed:
         viewer = PageReader.of(request)
         fault = viewer.gettext(PROBLEM_TEXTS["Login failed"])
-        context = {"path": "/login", "query": "", "fault": fault, "back": own_path(back)}
-        return HTMLResponse(render("login.html", viewer, **context), 401, headers=dict(HEADERS))
+        return _sign_in_page(request, viewer, back=own_path(back), fault=fault)
     return answer
 
 

@@ -34,7 +34,7 @@ from app.models.reference import Material
 from app.models.status import Channel, Status
 from app.schemas import AFTER_TOKEN, OrderIdPath
 from readreplica.cluster import Cluster
-from readreplica.freshness import ANY, PRIMARY
+from readreplica.freshness import ANY, PRIMARY, Freshness
 from readreplica.sessions import ReadSession
 
 router = APIRouter(include_in_schema=False, route_class=StrictRoute, dependencies=[AFTER_TOKEN])
@@ -51,6 +51,10 @@ class Pages:
     actions: Actions
     streams: Streams
     models: ModelStore
+
+    def read_live(self, *, freshness: Freshness = ANY) -> ReadSession:
+        """Make a session for a page that stays live: it sees all that its stream will not send."""
+        return self.orders.read(after=self.streams.token(), freshness=freshness)
 
     async def settled(self, order_id: int, shows: Callable[[ListedOrder], bool]) -> ListedOrder:
         """Wait until the board shows what a service has just done, for a moment at most; return the order.
@@ -172,7 +176,7 @@ async def board(
     # Before the list is read: what happens meanwhile is sent once more.
     after = parts.streams.position()
     filters, is_good = chosen.filters(now)
-    async with parts.orders.read() as session:
+    async with parts.read_live() as session:
         found = await repository.new_orders(
             session, filters, limit=PAGE, cursor=_cursor(cursor), newest_first=not chosen.is_longest_first
         )
@@ -245,7 +249,7 @@ async def changes(request: Request, parts: Parts, chosen: ChosenFilters) -> JSON
     """Return the first page of the list as rows, for a board that hears no events."""
     viewer = PageReader.of(request)
     filters, _is_good = chosen.filters(datetime.now(UTC))
-    async with parts.orders.read() as session:
+    async with parts.read_live() as session:
         found = await repository.new_orders(
             session, filters, limit=PAGE, newest_first=not chosen.is_longest_first
         )
@@ -421,7 +425,7 @@ async def _order_page(
 ) -> Response:
     viewer, after = PageReader.of(request), parts.streams.position()
     is_change = request.method != "GET"
-    async with parts.orders.read(freshness=PRIMARY if is_change else ANY) as session:
+    async with parts.read_live(freshness=PRIMARY if is_change else ANY) as session:
         found = await repository.find_order(session, order_id)
     listed = found.order
     return page(

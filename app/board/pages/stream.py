@@ -6,20 +6,22 @@ An event is read and rendered once for all who see it alike: 500 boards in two l
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 
-from app.board.live import LiveChanges, LiveEvent
+from app.board.live import PAUSE, LiveChanges, LiveEvent
 from app.board.pages.rendering import HEADERS, PageReader, render
 from app.board.pages.rendering import marked as _
 from app.board.pages.views import Card, card_of, fits
-from app.board.repository import Filters, ListedOrder
+from app.board.repository import WORKED_ON, Filters, ListedOrder
 from app.kit.caller import Role
 from app.models.status import Status
+from readreplica.token import CausalToken
 
 BEAT_SECONDS = 5.0
 """How often a page hears something: a longer silence is a proxy's that keeps all to itself."""
@@ -75,8 +77,14 @@ class Feed:
         if found is None:
             found = asyncio.ensure_future(self._read(change))
             _keep(self._orders, change.event_id, found)
-        # One page that is closed meanwhile must not end the reading of the others.
-        return await asyncio.shield(found)
+        try:
+            # One page that is closed meanwhile must not end the reading of the others.
+            return await asyncio.shield(found)
+        except Exception:
+            # Who comes again behind the same event would have the same error for ever.
+            if self._orders.get(change.event_id) is found:
+                del self._orders[change.event_id]
+            raise
 
     def row(self, change: LiveEvent, order: ListedOrder, viewer: PageReader) -> str:
         """Return the row of an order that waits."""
@@ -112,10 +120,14 @@ class Streams:
     beat_seconds: float = field(default=BEAT_SECONDS)
 
     def position(self) -> str:
-        """Return the last event that this process knows; what is read now is as new."""
+        """Return the last event that this process knows; what is read with `token` from now on is as new."""
         return self.live.position
 
-    async def board(self, viewer: PageReader, *, filters: Filters, after: str) -> AsyncIterator[bytes]:
+    def token(self) -> CausalToken:
+        """Return what a page is read with that begins behind `position`."""
+        return self.live.token
+
+    async def board(self, viewer: PageReader, *, filters: Filters, after: str) -> AsyncGenerator[bytes, None]:
         """Yield the events of an operator's board.
 
         Parameters:
@@ -123,11 +135,13 @@ class Streams:
             filters: which of the orders that wait are in his list.
             after: the last event that he has.
         """
-        async for change in self._changes(after):
-            if isinstance(change, bytes):
-                yield change
-            elif (order := await self.feed.order(change)) is not None:
-                yield _event("row", self._message(change, order, viewer, filters), event_id=change.event_id)
+        async with aclosing(self._changes(after)) as changes:
+            async for change in changes:
+                if isinstance(change, bytes):
+                    yield change
+                elif (order := await self.feed.order(change)) is not None:
+                    said = self._message(change, order, viewer, filters)
+                    yield _event("row", said, event_id=change.event_id)
 
     def _message(
         self, change: LiveEvent, order: ListedOrder, viewer: PageReader, filters: Filters
@@ -138,25 +152,26 @@ class Streams:
             "id": str(order.order_id),
             "html": self.feed.row(change, order, viewer) if waits else None,
             "why": None if waits else why_gone(order, viewer),
-            "mine": is_mine,
+            "job": order.status if is_mine and order.status in WORKED_ON else None,
         }
 
-    async def order(self, order_id: int, *, after: str) -> AsyncIterator[bytes]:
+    async def order(self, order_id: int, *, after: str) -> AsyncGenerator[bytes, None]:
         """Yield the events of one order's page."""
-        async for change in self._changes(after):
-            if isinstance(change, bytes):
-                yield change
-            elif change.order_id == order_id:
-                yield _event("order", str(order_id), event_id=change.event_id)
+        async with aclosing(self._changes(after)) as changes:
+            async for change in changes:
+                if isinstance(change, bytes):
+                    yield change
+                elif change.order_id == order_id:
+                    yield _event("order", str(order_id), event_id=change.event_id)
 
-    async def _changes(self, after: str) -> AsyncIterator[LiveEvent | bytes]:
+    async def _changes(self, after: str) -> AsyncGenerator[LiveEvent | bytes, None]:
         """Yield what happens, and between it what says that the stream is alive."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + STREAM_SECONDS
-        async with self.live.subscribe(after) as events:
+        async with self.live.subscribe(after, pause_seconds=self.beat_seconds) as events:
             yield _event("beat", 0)
-            async for event in self.live.with_pauses(events, seconds=self.beat_seconds):
-                if event is None:
+            async for event in events:
+                if event is PAUSE:
                     yield _event("beat", 0)
                 elif event.is_reload:
                     yield _event("reload", 0, event_id=event.event_id)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import zip_longest
 from typing import NamedTuple
 
 from app.board.pages.reasons import translated
@@ -140,7 +141,7 @@ def _title_of(summary: str) -> tuple[str, str | None]:
 def life_of(entries: Sequence[TimelineEntry], viewer: PageReader, now: datetime) -> list[LifeStep]:
     """Show what has happened to an order, with the time that passed after each change."""
     steps = []
-    for entry, following in zip(entries, [*entries[1:], None], strict=True):
+    for entry, following in zip_longest(entries, entries[1:]):
         waited = (following.at if following else now) - entry.at
         is_end = following is None and entry.status in DONE
         steps.append(

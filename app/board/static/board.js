@@ -80,9 +80,14 @@
     holder.innerHTML = html;
     return holder.content.querySelector("tr");
   };
+  // Which of two moments stands first in the list: the later one, or with the longest waiting first the earlier.
+  const isBehind = (at, other) => {
+    const longest = /[?&]order=longest(&|$)/.test(one("#live").dataset.changes);
+    return longest ? Number(at) > Number(other) : Number(at) < Number(other);
+  };
   const insert = (id, html) => {
     const row = rowOf(html);
-    const before = all("tr[data-order]", rows()).find((each) => Number(each.dataset.at) < Number(row.dataset.at));
+    const before = all("tr[data-order]", rows()).find((each) => isBehind(each.dataset.at, row.dataset.at));
     if (!before && one("#more a")) return;
     rows().insertBefore(row, before || null);
     row.classList.add("fresh");
@@ -142,8 +147,19 @@
     show("live");
     if (polling) { clearInterval(polling); polling = null; }
   };
-  document.addEventListener("row", (event) => { alive(); if (rows()) changed(JSON.parse(event.detail.data)); });
-  document.addEventListener("work", () => { alive(); if (!one("#work :focus")) refresh("#work"); });
+  // Not while somebody writes in it, or has something open.
+  const refreshWork = () => { if (!one("#work :is(input:focus, textarea:focus, details[open])")) refresh("#work"); };
+  document.addEventListener("row", (event) => {
+    alive();
+    if (!rows()) return;
+    const message = JSON.parse(event.detail.data);
+    changed(message);
+    // What the reader has done himself is there by then, by its own answer.
+    setTimeout(() => {
+      const job = one(`#work [data-job="${message.id}"]`);
+      if (message.job ? !job || !one(`.s-${message.job}`, job) : job) refreshWork();
+    }, 1500);
+  });
   document.addEventListener("beat", alive);
   document.addEventListener("order", () => { alive(); refreshOrder(); });
   document.addEventListener("reload", () => { alive(); reloadList(); });
@@ -162,30 +178,44 @@
   };
   // Where nothing is heard, as through a proxy that keeps all to itself, the page asks.
   const poll = async () => {
-    const live = one("#live");
+    const live = one("#live"), asked = Date.now();
     if (!live) return;
     try {
       const answer = await fetch(live.dataset.changes || location.href, { headers: { Accept: "application/json", "HX-Request": "true" } });
       if (answer.status === 401) { ask(); return; }
       if (!answer.ok) throw new Error(String(answer.status));
-      show("polling");
-      if (live.dataset.changes) reconcile(await answer.json()); else refreshOrder();
+      // What was heard meanwhile is newer than this answer, and the stream sends all that is behind it.
+      const found = live.dataset.changes && await answer.json();
+      if (heard >= asked) return;
+      if (polling || asked - heard > 12000) { show("polling"); join(live); }
+      if (live.dataset.changes) reconcile(found); else refreshOrder();
     } catch { show("off"); }
+  };
+  // A stream that was refused when it was first asked for is asked for by no one else. An answer may take 15 s.
+  let joined = Date.now();
+  const join = (live) => {
+    if (live._htmx && live._htmx.sse || live !== one("#live") || Date.now() - joined < 20000) return;
+    joined = Date.now();
+    const again = live.cloneNode();
+    live.replaceWith(again);
+    htmx.process(again);
   };
   const reconcile = (found) => {
     const ids = new Set(found.orders.map((each) => each.id));
     for (const each of found.orders) changed(each);
     for (const row of all("tr[data-order]:not(.gone)", rows())) {
-      const isOlder = found.last && Number(row.dataset.at) < found.last;
-      if (!ids.has(row.dataset.order) && !isOlder) changed({ id: row.dataset.order });
+      const isOfNextPage = found.last && isBehind(row.dataset.at, found.last);
+      if (!ids.has(row.dataset.order) && !isOfNextPage) changed({ id: row.dataset.order });
     }
-    refresh("#work");
+    refreshWork();
   };
   setInterval(() => {
     if (!one("#live") || polling || Date.now() - heard < 12000) return;
     poll();
     polling = setInterval(poll, 5000);
   }, 2000);
+  // A stream sends what is sent: not that the board was made again from the services.
+  setInterval(() => { if (!polling) poll(); }, 300000);
 
   // Keys. None works while somebody writes, or with a modifier.
   const point = (step) => {
@@ -249,6 +279,8 @@
     const status = ctx.response && ctx.response.status;
     if (!status || status < 400 || ctx.response.headers.get("X-Part")) return;
     event.preventDefault();
+    // The stream is asked for again by itself.
+    if (ctx.sourceElement.id === "live") { if (status === 401) ask(); else show("off"); return; }
     if (status === 401) {
       // What the reader asked for is asked again, whatever the page asks by itself before or after it.
       if (!resume || ctx.request.method !== "GET") resume = ctx.sourceElement;

@@ -44,7 +44,6 @@ from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.models import board, crm, mes, shop
 from app.models.base import MONEY
 from app.models.status import Status
-from app.snapshots import announce_snapshots
 from app.topology import has_board
 from ops.fleet import naming, open_engine
 from readreplica.sessions import WriteSession
@@ -205,8 +204,6 @@ class OrderDatabases:
                     self.topology, name, role=role, application_name="mesctl", direct=True
                 ) as cluster,
             ):
-                if has_board(self.topology):
-                    cluster.on_engine(announce_snapshots)
                 return (await cluster.transact(work)).value
 
     @contextmanager

@@ -168,9 +168,9 @@ def demo(
 ) -> None:
     """Take orders from the customer's click to the archive, kill the MES on the way, and look for every one.
 
-    The platform is its own, in build/demo; an earlier demo there is stopped and deleted. The last line
-    compares the clients' list of accepted orders with the databases of all services; exit status 1 unless
-    every order is accounted for.
+    The platform is its own, in build/demo; an earlier demo there is stopped and deleted. At the end
+    the clients' list of accepted orders is compared with the databases of all services; exit status 1 unless
+    every order is accounted for. With --keep the last line is the board's URL.
     """
     # SIGTERM stops everything too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -185,6 +185,9 @@ def demo(
         print_json(report.as_json())
     else:
         print_report(Console(), report)
+        if keep:
+            platform = Platform(HOME, options.project())
+            print(platform.page(platform.topology()) or "")
     if not report.good:
         raise typer.Exit(ExitStatus.FAILED)
 

@@ -22,6 +22,8 @@ METRICS = {
     "app_message_acknowledged_duration_seconds": Metric("histogram", ("destination",)),
     "app_errors_total": Metric("counter", ("event",)),
     "app_telemetry_dropped_total": Metric("counter", ("signal",)),
+    "app_board_streams": Metric("gauge"),
+    "app_board_shown_duration_seconds": Metric("histogram"),
     "app_event_loop_lag_seconds": Metric("gauge"),
     "app_requests_in_progress": Metric("gauge"),
     "app_pool_wait_duration_seconds": Metric("histogram", _OF_DATABASE),
@@ -285,6 +287,16 @@ _SERVICES = (
         "{{ $labels.job }} at {{ $labels.instance }} is {{ $value | humanizeDuration }} late with everything",
         "alerts-services.md#eventloopblocked",
         "mesctl status",
+    ),
+    Alert(
+        "BoardSlow",
+        "histogram_quantile(0.95, sum(rate(app_board_shown_duration_seconds_bucket[10m])) by (le)) > 5"
+        " and sum(increase(app_board_shown_duration_seconds_count[10m])) >= 20",
+        300,
+        "ticket",
+        "A change of an order is on the open boards after {{ $value | humanizeDuration }} (95 %)",
+        "alerts-services.md#boardslow",
+        "mesctl board status",
     ),
     Alert(
         "PoolWaitsLong",

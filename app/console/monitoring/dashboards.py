@@ -1,4 +1,4 @@
-"""The dashboards of the order system: orders, messages, pricing."""
+"""The dashboards of the order system: orders, messages, the board, pricing."""
 
 from ops.monitoring.dashboards import Dashboard, lines, number, rows
 
@@ -87,6 +87,35 @@ MESSAGES = Dashboard(
     ),
 )
 
+BOARD = Dashboard(
+    "board",
+    "Board",
+    (
+        lines("Boards that are open", ("sum by (job, instance) (app_board_streams)", "{{job}} {{instance}}")),
+        lines(
+            "From a change to the open boards, 95 %",
+            (
+                "histogram_quantile(0.95, sum by (le) (rate(app_board_shown_duration_seconds_bucket[5m])))",
+                "shown",
+            ),
+            unit="s",
+        ),
+        lines(
+            "Changes shown a minute",
+            ("60 * sum(rate(app_board_shown_duration_seconds_count[5m]))", "changes"),
+        ),
+        lines(
+            "Changes that it is owed",
+            ('sum by (database) (app_outbox_messages{destination="board"})', "{{database}}"),
+        ),
+        lines(
+            "Age of the oldest of them",
+            ('max by (database) (app_outbox_oldest_seconds{destination="board"})', "{{database}}"),
+            unit="s",
+        ),
+    ),
+)
+
 FLOW = Dashboard(
     "flow",
     "Flow",
@@ -142,4 +171,4 @@ PRICING = Dashboard(
     ),
 )
 
-DASHBOARDS = (ORDERS, MESSAGES, FLOW, PRICING)
+DASHBOARDS = (ORDERS, MESSAGES, BOARD, FLOW, PRICING)
