@@ -217,6 +217,14 @@ class ModelStore:
         except (BaseError, OSError) as error:
             raise FilesUnavailable(error) from error
 
+    async def has_preview(self, key: str) -> bool:
+        """Return whether there is anything to show of a model.
+
+        Raises:
+            FilesUnavailable: the store did not answer.
+        """
+        return await self.has(_preview_key(key, "png"))
+
     async def read_preview(self, key: str, kind: PreviewKind) -> bytes | None:
         """Return what is shown of a model; None if there is nothing.
 

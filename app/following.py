@@ -1,10 +1,21 @@
 """How a service follows what another one has decided about an order, as a message says it."""
 
+from typing import Any
+
 from app.kit.errors import AppError
 from app.messaging.errors import NotYet
-from app.messaging.events import PriceRenewed, StatusChanged
+from app.messaging.events import PriceRenewed, Quote, StatusChanged
 from app.messaging.message import Message
-from app.orders import AnyOrder, OrderModels, UnknownOrder, apply_event, lock_order, renew_price
+from app.orders import (
+    MES,
+    AnyOrder,
+    OrderModels,
+    UnknownOrder,
+    apply_event,
+    lock_order,
+    read_history,
+    renew_price,
+)
 from readreplica.sessions import WriteSession
 
 
@@ -46,3 +57,11 @@ async def follow(session: WriteSession, models: OrderModels[AnyOrder], message: 
         raise UnexpectedEvent(models.service, message)
     order = await lock_known(session, models, message)
     await apply_event(session, models, order, message.data, now=message.time)
+
+
+async def standing_quote(session: WriteSession, order_id: int, *, actor: str) -> dict[str, Any]:
+    """Return the price that an order of the MES has, as its history says it, and who says so again."""
+    lines = sorted(await read_history(session, MES, order_id), key=lambda line: line.event_no)
+    quotes = [line.detail.get("price_renewed", line.detail) for line in lines]
+    found = [quote for quote in quotes if "price" in quote][-1]
+    return {"actor": actor, **{name: found[name] for name in Quote.model_fields if name in found}}

@@ -73,6 +73,9 @@ LIFE: Mapping[str, LogEvent] = {
     "order_closed": _event("info", fields=_STEP),
     "order_requote_requested": _event("info", fields=_CHANGE),
     "order_price_renewed": _event("info", fields=_CHANGE),
+    "order_price_set": _event("info", fields=_CHANGE),
+    "order_file_requested": _event("info", fields=_CHANGE),
+    "order_ordered_again": _event("info", fields=_CHANGE),
     "order_cancel_requested": _event("info", fields=_CHANGE),
     "order_cancel_refused": _event("info", fields=_CHANGE, outcome="failure"),
     "order_cancelled": _event("info", fields=_STEP),
@@ -110,6 +113,9 @@ FAULTS: Mapping[str, LogEvent] = {
     # Pricing.
     "pricing_failed": _event("error", fields=f"{_JOB} error.message error.stack_trace"),
     "preview_not_made": _event("warning", fields="error.message"),
+    # What customers are written.
+    "notice_not_sent": _event("warning", fields="order.id error.message"),
+    "notices_not_read": _event("warning", fields="error.message"),
     "pricing_interrupted": _event("error", fields=f"{_JOB} error.message"),
     "job_given_back": _event("warning", fields=f"{_JOB} mes_storage.why mes_storage.counted"),
     "job_not_given_back": _event("error", fields="order.id error.message"),

@@ -24,6 +24,7 @@ from app.messaging.events import (
     OrderCancelled,
     OrderRejected,
     OrderReleased,
+    OrderShipped,
     PriceRenewed,
     Quote,
     SnapshotEntry,
@@ -327,6 +328,7 @@ async def apply_event(
     event: StatusChanged,
     *,
     now: datetime,
+    how: Mapping[str, Any] | None = None,
 ) -> None:
     """Apply an event to a locked order: its facts, its status, a line of its history.
 
@@ -335,6 +337,7 @@ async def apply_event(
     Parameters:
         event: the change; its actor is the one in the history.
         now: when it happened, with a time zone; a follower passes the message's time.
+        how: more facts for the history, which the event has not.
 
     Raises:
         IllegalTransition: the order cannot go from its status to the event's.
@@ -345,10 +348,18 @@ async def apply_event(
     elif isinstance(event, OrderRejected | OrderCancelled):
         order.reason = event.reason
         detail = {"reason": event.reason}
+    elif isinstance(event, OrderShipped):
+        detail = shipping_detail(event.tracking)
     elif isinstance(event, OrderReleased):
         await _release(session, models, order, event, now=now)
         return
+    detail = {**detail, **(how or {})}
     await advance_order(session, models, order, to=event.status, actor=event.actor, now=now, detail=detail)
+
+
+def shipping_detail(tracking: str | None) -> dict[str, Any]:
+    """Return what the history says of a parcel."""
+    return {} if tracking is None else {"tracking": tracking}
 
 
 async def _release(
@@ -386,15 +397,21 @@ async def renew_price(
     renewed: PriceRenewed,
     *,
     now: datetime,
+    how: Mapping[str, Any] | None = None,
 ) -> bool:
     """Set a new price on a locked order that waits for approval, and append that to its history.
+
+    Parameters:
+        renewed: the price.
+        now: the moment, with a time zone.
+        how: more facts for the history: how the price came about.
 
     Returns:
         False if it waits no longer: what was approved, or has ended, keeps its price.
     """
     if order.status is not Status.PRICE_CALCULATED:
         return False
-    detail = {"price_renewed": _set_quote(order, renewed)}
+    detail = {"price_renewed": _set_quote(order, renewed), **(how or {})}
     action = "order_price_renewed"
     await append_event(session, models, order, actor=renewed.actor, now=now, detail=detail, action=action)
     log_change(session, "order_price_renewed", order)
@@ -446,17 +463,19 @@ async def record_event(
     event: StatusChanged,
     *,
     now: datetime,
+    how: Mapping[str, Any] | None = None,
 ) -> None:
     """Apply an event that this service has decided to a locked order, and publish it.
 
     Parameters:
         event: the change; its actor is the one in the history.
         now: the moment, with a time zone.
+        how: more facts for this service's history, which the event has not.
 
     Raises:
         IllegalTransition: the order cannot go from its status to the event's.
     """
-    await apply_event(session, models, order, event, now=now)
+    await apply_event(session, models, order, event, now=now, how=how)
     await announce(session, models, order, event, now=now)
 
 

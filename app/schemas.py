@@ -145,6 +145,30 @@ Reference = Annotated[
 ]
 """A partner's own name of an order; several orders may have the same."""
 
+_PRICE = re.compile(r"0\.(0[1-9]|[1-9][0-9]?)|[1-9][0-9]{0,9}(\.[0-9]{1,2})?")
+
+
+def _parse_price(value: Any) -> Decimal:
+    if not isinstance(value, str) or not _PRICE.fullmatch(value):
+        raise PydanticCustomError("price", "a price is a text such as '390.00', and more than nothing")
+    return Decimal(value)
+
+
+Price = Annotated[
+    Decimal,
+    BeforeValidator(_parse_price),
+    WithJsonSchema({"type": "string", "pattern": f"^({_PRICE.pattern})$"}),
+]
+"""What an order costs, in euros and cents; in JSON a text, as it is shown."""
+
+Tracking = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=64),
+    AfterValidator(_check_line),
+    _text_schema(longest=64, pattern=f"^[^{_UNSEEN}]*{_SEEN}[^{_UNSEEN}]*$"),
+]
+"""A carrier's number of a parcel."""
+
 Reason = Annotated[
     str,
     StringConstraints(min_length=1, max_length=1000),
@@ -289,9 +313,12 @@ class HistoryLine(View):
 
 def _without_names(line: HistoryLine, own: Collection[str]) -> HistoryLine:
     """Return a line with roles in the place of all names but one's own. Pure."""
-    is_sellers = bool(line.detail.keys() & {"cancel_requested", "requote_requested", "asked_by"})
+    is_sellers = bool(line.detail.keys() & {"cancel_requested", "requote_requested", "asked_by", "price_set"})
     role = Role.OPERATOR if line.status in _OF_OPERATORS and not is_sellers else Role.SELLER
     detail = dict(line.detail)
+    if "price_set" in detail:
+        # Why a seller has set a price is between our people.
+        detail.pop("reason", None)
     for name in detail.keys() & {"requote_requested", "asked_by"}:
         detail[name] = detail[name] if detail[name] in own else role.value
     if isinstance(detail.get("cancel_refused"), str):

@@ -4,6 +4,7 @@ import atexit
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +23,7 @@ from sharding.errors import ShardingError
 from sharding.topology import Topology
 
 PREFIX = "MES_STORAGE_"
+NOTICE_SCHEMES = ("smtp", "smtps", "https", "http")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -170,6 +172,19 @@ class Settings(BaseSettings):
     door_header: str = "X-Gateway-Door"
     """the request header in which the gateway names its door; it is believed from `trusted_proxies` only"""
 
+    notice_url: SecretStr = SecretStr("")
+    """where letters to customers go: smtp://host:25, smtps://name:password@host, or https://... for a program
+    that gets them as JSON; empty sends none"""
+
+    notice_from: str = "orders@localhost"
+    """the sender of those letters"""
+
+    notice_link_base: str = ""
+    """where customers find the board, such as https://orders.example.org; empty leaves links out"""
+
+    notice_language: Literal["en", "ru"] = "en"
+    """in which customers are written"""
+
     token_seconds: PositiveInt = 3600
     """how long a browser's cookie and Redis keep a causal token; longer than any replica may be behind"""
 
@@ -237,6 +252,14 @@ class Settings(BaseSettings):
             if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
                 raise ValueError(f"with an OpenID provider {PREFIX}{name.upper()} must be set")
         return check_url(callback)
+
+    @field_validator("notice_url")
+    @classmethod
+    def _is_a_port(cls, url: SecretStr) -> SecretStr:
+        found = urlsplit(url.get_secret_value())
+        if url.get_secret_value() and not (found.hostname and found.scheme in NOTICE_SCHEMES):
+            raise ValueError(f"it begins with one of {', '.join(NOTICE_SCHEMES)} and ://, and names a host")
+        return url
 
     @field_validator("statement_seconds")
     @classmethod

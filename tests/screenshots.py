@@ -63,7 +63,12 @@ async def _shots(pages: Pages) -> list[Shot]:
         ok(await services.advance(shipped[0], step))
     for name, changes, price in PARTNERS:
         await pages.approved(1, name=name, price=price, **changes)
-    customers = [await _customers_order(pages, *each) for each in CUSTOMERS]
+    customers = [
+        await pages.customers_order(
+            **changes, customer={"name": who, "email": "somebody@example.org"}, name=model, price=price
+        )
+        for who, model, changes, price in CUSTOMERS
+    ]
     for order_id in customers[1:3]:
         ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
         await pages.shown(order_id, "MANUFACTURING_APPROVED")
@@ -81,18 +86,6 @@ async def _shots(pages: Pages) -> list[Shot]:
         ("board-phone", "Rosa", "/", phone),
         ("customer-phone-ru", None, mine, {**phone, "language": "ru", "theme": "dark"}),
     ]
-
-
-async def _customers_order(pages: Pages, name: str, model: str, changes: dict[str, Any], price: str) -> str:
-    asked = {**changes, "customer": {"name": name, "email": "somebody@example.org"}}
-    order_id = str(ok(await pages.services.start(**asked), 201)["order_id"])
-    ok(await pages.services.upload(order_id, name=model))
-    ok(await pages.services.shop.post(f"/v1/orders/{order_id}/submit"))
-    await pages.services.shows(pages.services.mes, order_id, "SUBMITTED")
-    await pages.services.price(order_id, price)
-    await pages.services.shows(pages.services.crm, order_id, "PRICE_CALCULATED")
-    await pages.shown(order_id, "PRICE_CALCULATED")
-    return order_id
 
 
 async def _take(  # noqa: PLR0917 (it unpacks a Shot)

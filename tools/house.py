@@ -251,8 +251,9 @@ def counts_of(modules: Sequence[Module]) -> Mapping[str, tuple[float, float]]:
         "texts that begin or speak as the manuals do not": (len(list(wording(modules))), 0),
         # A new module needs a reason: the last ones are app.access (with its connection to Redis, and
         # `app.access.oidc`, which alone knows how OpenID providers are asked), the partners' quotes and
-        # entity tags, what rotates the gateway's log, the board with its pages, and the DBA's pages.
-        "modules": (sizes.modules, 424),
+        # entity tags, what rotates the gateway's log, the board with its pages, and the DBA's pages; and
+        # for the board: pieces, prices, filters, letters, and where an order is stored.
+        "modules": (sizes.modules, 431),
         f"modules below {SMALL_LINES} lines": (sizes.small_modules, 50),
         "lines of the largest module": (sizes.largest_module, 500),
         "lines of a function, median": (sizes.function_median, 8),

@@ -72,6 +72,7 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
     ("shop", "POST", "/v1/orders"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE, is_open=True),
     ("shop", "PUT", f"{_ORDER}/model"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE),
     ("shop", "POST", f"{_ORDER}/submit"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE),
+    ("shop", "POST", f"{_ORDER}/again"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE),
     ("shop", "GET", _ORDER): _rule(_CUSTOMER, Role.CUSTOMER, Role.SELLER, *_READERS),
     # Partners.
     ("mes", "POST", "/v1/partners/{partner}/orders"): _rule(_EXTERNAL, Role.PARTNER, Role.SERVICE),
@@ -116,6 +117,13 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
     },
     ("crm", "POST", f"{_ORDER}/requote"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
     ("crm", "POST", f"{_ORDER}/close"): _rule(_STAFF, Role.SELLER),
+    ("crm", "POST", f"{_ORDER}/price"): _rule(_STAFF, Role.SELLER),
+    ("crm", "POST", f"{_ORDER}/ask-file"): _rule(_STAFF, Role.SELLER),
+    # What staff see of an order's storage, on the board: by no door of the gateway.
+    **{
+        (service, "GET", f"{_ORDER}/stored"): _rule((), Role.OPERATOR, Role.SELLER, Role.DBA, *_READERS)
+        for service in ("shop", "crm", "mes")
+    },
     # Those who log in.
     **{
         (service, "POST", f"/v1/{path}"): _rule(_STAFF, *Role, is_open=True)
@@ -140,8 +148,11 @@ _PAGE_ORDER, _PAGE_MY = "/orders/{order_id}", "/my/{order_id}"
 
 PAGES: Mapping[tuple[str, str, str], AccessRule] = {
     **{
-        ("board", "GET", path): _rule(_STAFF, *_LOOKERS)
-        for path in ("/", "/search", "/history", _PAGE_ORDER, f"{_PAGE_ORDER}/stream", f"{_PAGE_ORDER}/model")
+        ("board", "GET", path): _rule(_STAFF, *_LOOKERS) for path in ("/", "/search", "/history", _PAGE_ORDER)
+    },
+    **{
+        ("board", "GET", f"{_PAGE_ORDER}/{part}"): _rule(_STAFF, *_LOOKERS)
+        for part in ("stream", "model", "picture", "mesh", "stored")
     },
     **{
         ("board", "GET", path): _rule(_STAFF, Role.OPERATOR, Role.DBA, Role.AUDITOR)
@@ -155,15 +166,18 @@ PAGES: Mapping[tuple[str, str, str], AccessRule] = {
     },
     **{
         ("board", "POST", f"{_PAGE_ORDER}/{step}"): _rule(_STAFF, Role.SELLER)
-        for step in ("approve", "requote", "close", "cancel")
+        for step in ("approve", "requote", "price", "ask-file", "close", "cancel")
     },
     **{
         ("board", "GET", path): _rule(_CUSTOMER, Role.CUSTOMER)
-        for path in (_PAGE_MY, f"{_PAGE_MY}/stream", f"{_PAGE_MY}/model")
+        for path in (
+            _PAGE_MY,
+            *(f"{_PAGE_MY}/{part}" for part in ("stream", "model", "picture", "mesh", "place")),
+        )
     },
     **{
         ("board", "POST", f"{_PAGE_MY}/{step}"): _rule(_CUSTOMER, Role.CUSTOMER)
-        for step in ("model", "submit", "approve", "cancel")
+        for step in ("model", "again", "submit", "approve", "cancel")
     },
     ("board", "POST", f"{_PAGE_MY}/open"): _rule(_CUSTOMER, *Role, is_open=True),
     **{

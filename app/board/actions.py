@@ -6,6 +6,7 @@ the request both ways. The service refuses as it refuses anyone, and its answer 
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -65,9 +66,18 @@ class Actions:
         """Take an approved order."""
         return await self._post(caller, "mes", order_id, "take")
 
-    async def advance(self, caller: Caller, order_id: int, *, to: Status, reason: str | None = None) -> Order:
-        """Record how far an order is, or that it cannot be made."""
-        asked = {"to": to.value} | ({} if reason is None else {"reason": reason})
+    async def advance(
+        self,
+        caller: Caller,
+        order_id: int,
+        *,
+        to: Status,
+        reason: str | None = None,
+        tracking: str | None = None,
+    ) -> Order:
+        """Record how far an order is, or that it cannot be made; `tracking` is a parcel's number."""
+        more = {"reason": reason, "tracking": tracking}
+        asked = {"to": to.value} | {name: value for name, value in more.items() if value is not None}
         return await self._post(caller, "mes", order_id, "advance", asked)
 
     async def release(self, caller: Caller, order_id: int, *, reason: str) -> Order:
@@ -85,6 +95,18 @@ class Actions:
     async def requote(self, caller: Caller, order_id: int) -> Order:
         """Ask for a new price."""
         return await self._post(caller, "crm", order_id, "requote")
+
+    async def set_price(self, caller: Caller, order_id: int, *, price: Decimal, reason: str) -> Order:
+        """Set another price than the one that was calculated."""
+        return await self._post(caller, "crm", order_id, "price", {"price": f"{price:f}", "reason": reason})
+
+    async def ask_file(self, caller: Caller, order_id: int, *, reason: str) -> Order:
+        """Ask the customer of a rejected order for another file."""
+        return await self._post(caller, "crm", order_id, "ask-file", {"reason": reason})
+
+    async def again(self, caller: Caller, order_id: int) -> Order:
+        """Start a rejected order once more in the Shop, as a new one; its `link` opens that."""
+        return await self._post(caller, "shop", order_id, "again")
 
     async def cancel(self, caller: Caller, order_id: int, *, reason: str) -> Order:
         """Ask MES to cancel an order."""
@@ -113,6 +135,10 @@ class Actions:
     async def show(self, caller: Caller, service: str, order_id: int) -> Order:
         """Ask a service for an order as it is there now: what a page shows of others' haste must be exact."""
         return await self._ask(caller, service, "GET", f"/v1/orders/{order_id}", order_id=order_id)
+
+    async def stored(self, caller: Caller, service: str, order_id: int) -> Order:
+        """Ask a service where it keeps an order, and what it still has to do for it."""
+        return await self._ask(caller, service, "GET", f"/v1/orders/{order_id}/stored", order_id=order_id)
 
     async def _post(
         self, caller: Caller, service: str, order_id: int, step: str, asked: Mapping[str, Any] | None = None

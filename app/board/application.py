@@ -14,6 +14,7 @@ from app.board.actions import Actions, open_actions
 from app.board.endpoints import Board, router
 from app.board.errors import STATUSES
 from app.board.live import LiveChanges, LiveEvent
+from app.board.notices import NoticeSender, open_port
 from app.board.pages import front
 from app.board.pages.entry import show_error
 from app.board.pages.staff import Pages
@@ -56,14 +57,24 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
             open_database(topology, "board", timeouts=timeouts_of(settings)) as orders,
             open_redis(redis_url(topology, "board")) as redis,
             open_actions(topology, tokens, text) as actions,
+            open_port(settings) as port,
         ):
             readiness.need_databases({"board": orders})
             readiness.need("streams in Redis", partial(check_streams, redis, "board", ()))
             live = LiveChanges(redis)
             background.start("live changes", live.run)
+            if port is not None:
+                sender = NoticeSender(
+                    orders=orders,
+                    port=port,
+                    tokens=tokens,
+                    link_base=settings.notice_link_base,
+                    language=settings.notice_language,
+                )
+                background.start("notices", sender.run)
             _start_receiving(background, orders, redis, signer, live, settings=settings, topology=topology)
             places = Places(redis, signer)
-            pages = _pages_on(orders, live, actions, models)
+            pages = _pages_on(orders, live, actions, models, places)
             yield Board(pages=pages, orders=orders, live=live, actions=actions, places=places, now=utc_now)
 
     app = make_app(
@@ -80,7 +91,9 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     return app
 
 
-def _pages_on(orders: Cluster, live: LiveChanges, actions: Actions, models: ModelStore) -> Pages:
+def _pages_on(
+    orders: Cluster, live: LiveChanges, actions: Actions, models: ModelStore, places: Places
+) -> Pages:
     async def read(event: LiveEvent) -> ListedOrder | None:
         """Read the order of an event, on a replica that has it."""
         if event.order_id is None:
@@ -88,7 +101,9 @@ def _pages_on(orders: Cluster, live: LiveChanges, actions: Actions, models: Mode
         async with orders.read(after=event.token, autocommit=True) as session:
             return await repository.get_order(session, event.order_id)
 
-    return Pages(orders=orders, actions=actions, streams=Streams(live, Feed(read)), models=models)
+    return Pages(
+        orders=orders, actions=actions, streams=Streams(live, Feed(read)), models=models, places=places
+    )
 
 
 def services_of_databases(topology: Topology) -> dict[str, ServiceName]:
@@ -124,7 +139,9 @@ def _start_receiving(
         signer=signer,
         inbox=BoardInbox,
         transact=in_one(orders),
-        handle=Projection(services_of_databases(topology), changes).handle,
+        handle=Projection(
+            services_of_databases(topology), changes, is_written=bool(settings.notice_url.get_secret_value())
+        ).handle,
         learned=committed,
     )
     background.start("consumer", consumer.run)

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, Table, Text, bindparam, func, insert, select, text, update
+from sqlalchemy import ARRAY, BigInteger, Table, Text, bindparam, cast, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 
-from app.messaging.events import OrderSnapshot
+from app.messaging.events import OrderSnapshot, SnapshotEntry
 from app.messaging.message import Message
 from app.messaging.routing import ServiceName
-from app.models.board import BoardHistory, BoardOrder, BoardSource
-from app.models.status import Status
+from app.models.board import BoardHistory, BoardNotice, BoardOrder, BoardSource
+from app.models.status import Channel, Status
 from partitions.advisory_lock import wait_until_commit_sql
 from readreplica.sessions import WriteSession
 
@@ -46,10 +46,11 @@ class BoardChange:
 
 @dataclass(frozen=True)
 class Marks:
-    """What the row has of the histories: when it was shipped, and when MES last refused to cancel it."""
+    """What the row has of the histories: when it was shipped, last not cancelled, and what follows it."""
 
     shipped_at: datetime | None = None
     cancel_refused_at: datetime | None = None
+    replaced_by: int | None = None
 
 
 def search_words(*texts: str | None) -> list[str]:
@@ -108,6 +109,7 @@ def merge(
         "requote_requested_at": crm.requote_requested_at if crm else None,
         "cancel_refused_at": marks.cancel_refused_at,
         "shipped_at": marks.shipped_at,
+        "replaced_by": marks.replaced_by,
     }
     names = (line.model_name for line in lines)
     texts = (row[name] for name in ("customer_name", "customer_email", "partner", "reference", "operator"))
@@ -124,6 +126,7 @@ async def apply_snapshots(
     snapshots: Mapping[int, OrderSnapshot],
     *,
     is_read: bool = False,
+    is_written: bool = False,
 ) -> dict[int, BoardChange]:
     """Make what a service says part of its orders' rows; return what changed, by order.
 
@@ -135,11 +138,16 @@ async def apply_snapshots(
         snapshots: what it says, by order.
         is_read: whether it was read of the service's tables just now, and not sent: then it also counts if
             it is as new as what is known, so that a rebuild mends what was changed by hand.
+        is_written: whether customers are written of what is new in it.
     """
     ids = sorted(snapshots)
     # In the order of the ids: two that hold several would wait for each other for ever.
     await session.execute(_HOLD, {"ids": ids})
-    touched = await _append(session, source, snapshots)
+    appended = await _append(session, source, snapshots)
+    touched = {order_id for order_id, _event_no in appended}
+    if is_written:
+        due = (each for order_id, said in snapshots.items() for each in notices_in(order_id, source, said))
+        session.add_all(each for each in due if (each.order_id, each.event_no) in appended)
     known = await _read_sources(session, ids)
     newer = {}
     for order_id, snapshot in snapshots.items():
@@ -154,8 +162,8 @@ async def apply_snapshots(
 
 async def _append(
     session: WriteSession, source: ServiceName, snapshots: Mapping[int, OrderSnapshot]
-) -> set[int]:
-    """Append lines to histories; return the orders that got any."""
+) -> set[tuple[int, int]]:
+    """Append lines to histories; return those that are new, by order and number."""
     rows = [
         {"order_id": order_id, "source": source.value, **entry.model_dump(mode="python")}
         for order_id, snapshot in snapshots.items()
@@ -164,7 +172,8 @@ async def _append(
     if not rows:
         return set()
     written = postgresql.insert(BoardHistory).values(rows).on_conflict_do_nothing()
-    return set(await session.scalars(written.returning(BoardHistory.order_id)))
+    found = await session.execute(written.returning(BoardHistory.order_id, BoardHistory.event_no))
+    return {(order_id, event_no) for order_id, event_no in found}
 
 
 async def _read_sources(
@@ -237,12 +246,63 @@ async def _read_marks(session: WriteSession, ids: Sequence[int]) -> dict[int, Ma
     line = BoardHistory
     is_shipping = (line.source == ServiceName.MES.value) & (line.status == Status.SHIPPED)
     is_refusal = (line.source == ServiceName.CRM.value) & line.detail.has_key("cancel_refused")
+    replaced_by = cast(line.detail["replaced_by"].astext, BigInteger)
     query = (
-        select(line.order_id, func.min(line.at).filter(is_shipping), func.max(line.at).filter(is_refusal))
+        select(
+            line.order_id,
+            func.min(line.at).filter(is_shipping),
+            func.max(line.at).filter(is_refusal),
+            func.max(replaced_by).filter(line.source == ServiceName.SHOP.value),
+        )
         .where(line.order_id.in_(ids))
         .group_by(line.order_id)
     )
-    return {order_id: Marks(*marks) for order_id, *marks in await session.execute(query)}
+    return {
+        order_id: Marks(shipped_at, refused_at, replaced)
+        for order_id, shipped_at, refused_at, replaced in await session.execute(query)
+    }
+
+
+def kind_of(source: ServiceName, entry: SnapshotEntry) -> str | None:
+    """Return what a customer is written of a line of a history; None of most. Pure."""
+    facts = entry.detail.keys()
+    if source is ServiceName.CRM:
+        return "file_requested" if "file_requested" in facts else None
+    if source is not ServiceName.MES:
+        return None
+    if "price_renewed" in facts:
+        return "repriced"
+    # Other lines than the one that brought a status are written while the order has it.
+    is_change = not facts & {"cancel_refused", "handed_over", "requote_requested"}
+    return _OF_STATUS.get(entry.status) if is_change else None
+
+
+_OF_STATUS: Mapping[Status, str] = {
+    Status.PRICE_CALCULATED: "priced",
+    Status.REJECTED: "rejected",
+    Status.SHIPPED: "shipped",
+    Status.CANCELLED: "cancelled",
+}
+
+
+def notices_in(order_id: int, source: ServiceName, snapshot: OrderSnapshot) -> list[BoardNotice]:
+    """Return what a customer is to be written of the lines of a snapshot."""
+    if snapshot.channel is not Channel.B2C:
+        return []
+    found = [(entry, kind_of(source, entry)) for entry in snapshot.history]
+    return [
+        BoardNotice(
+            order_id=order_id,
+            source=source.value,
+            event_no=entry.event_no,
+            kind=kind,
+            at=entry.at,
+            attempts=0,
+            next_at=entry.at,
+        )
+        for entry, kind in found
+        if kind is not None
+    ]
 
 
 @dataclass(frozen=True)
@@ -252,16 +312,20 @@ class Projection:
     Parameters:
         services: whose each database is, by the topology.
         changes: what was changed by messages whose acknowledgement is under way, by order.
+        is_written: whether customers are written of what happens.
     """
 
     services: Mapping[str, ServiceName]
     changes: dict[int, BoardChange]
+    is_written: bool = False
 
     async def handle(self, session: WriteSession, message: Message) -> None:
         """Make a snapshot part of its order's row."""
         assert isinstance(message.data, OrderSnapshot), "the routing table gives the board nothing else"
         # A database that is newer than this process is a shard of the MES: no other service gets more.
         source = self.services.get(message.source, ServiceName.MES)
-        changes = await apply_snapshots(session, source, {message.order_id: message.data})
+        changes = await apply_snapshots(
+            session, source, {message.order_id: message.data}, is_written=self.is_written
+        )
         at = max((line.at for line in message.data.history), default=None)
         self.changes.update({each: replace(change, at=at) for each, change in changes.items()})

@@ -4,7 +4,7 @@ A status stands in the SQL as a literal, or PostgreSQL uses the partial index of
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -92,6 +92,7 @@ class ListedOrder(NamedTuple):
     requote_requested_at: datetime | None
     cancel_refused_at: datetime | None
     shipped_at: datetime | None
+    replaced_by: int | None
 
 
 _COLUMNS = tuple(getattr(BoardOrder, name) for name in ListedOrder._fields)
@@ -228,6 +229,12 @@ async def refused_cancellations(
     return await _page(session, found, BoardOrder.cancel_refused_at, limit, cursor)
 
 
+async def rejected(session: AnySession, *, limit: int = PAGE) -> ListedPage:
+    """Read the orders that were rejected last and that their customers have not started again."""
+    found = _is(Status.REJECTED), BoardOrder.replaced_by.is_(None)
+    return await _page(session, found, BoardOrder.changed_at, limit, None, descends=True)
+
+
 async def waiting_long(
     session: AnySession, *, since: datetime, limit: int = PAGE, cursor: Cursor | None = None
 ) -> ListedPage:
@@ -361,14 +368,24 @@ async def find_order(session: AnySession, order_id: int) -> FoundOrder:
     """
     order = await get_order(session, order_id)
     sources = select(BoardSource.source, BoardSource.snapshot).where(BoardSource.order_id == order_id)
-    said = {
-        ServiceName(source): OrderSnapshot.model_validate(snapshot)
-        for source, snapshot in await session.execute(sources)
-    }
+    said = _said(await session.execute(sources))
     history = await session.scalars(select(BoardHistory).where(BoardHistory.order_id == order_id))
+    return FoundOrder(order, said, _lines_of(said), timeline(history.all()))
+
+
+async def find_lines(session: AnySession, order_id: int) -> Sequence[SnapshotLine]:
+    """Read the lines of an order alone; none if it is not known."""
+    sources = select(BoardSource.source, BoardSource.snapshot).where(BoardSource.order_id == order_id)
+    return _lines_of(_said(await session.execute(sources)))
+
+
+def _said(rows: Iterable[Any]) -> Mapping[ServiceName, OrderSnapshot]:
+    return {ServiceName(source): OrderSnapshot.model_validate(snapshot) for source, snapshot in rows}
+
+
+def _lines_of(said: Mapping[ServiceName, OrderSnapshot]) -> Sequence[SnapshotLine]:
     by_rank = (ServiceName.MES, ServiceName.CRM, ServiceName.SHOP)
-    lines = next((said[each].lines for each in by_rank if each in said and said[each].lines), ())
-    return FoundOrder(order, said, lines, timeline(history.all()))
+    return next((said[each].lines for each in by_rank if each in said and said[each].lines), ())
 
 
 def timeline(history: Sequence[BoardHistory]) -> list[TimelineEntry]:

@@ -32,6 +32,10 @@ def _streams(path: str) -> GatewayRoute:
     return GatewayRoute(path=path, methods=("GET",), service="board", seconds=_STREAM_SECONDS, is_stream=True)
 
 
+def _parts(path: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{path}/{name}" for name in names.split())
+
+
 _PAGE_ORDER, _PAGE_MY = "/orders/{order_id}", "/my/{order_id}"
 _PAGES: dict[str, tuple[GatewayRoute, ...]] = {
     "all": (
@@ -41,19 +45,20 @@ _PAGES: dict[str, tuple[GatewayRoute, ...]] = {
     ),
     "staff": (
         *(_reads("board", path) for path in ("/", "/work", "/changes", "/search", "/sales", "/history")),
-        *(_reads("board", path) for path in (_PAGE_ORDER, f"{_PAGE_ORDER}/model")),
+        *(_reads("board", path) for path in (_PAGE_ORDER, *_parts(_PAGE_ORDER, "model picture mesh stored"))),
         *(_streams(path) for path in ("/stream", f"{_PAGE_ORDER}/stream")),
         *(
             _acts("board", f"{_PAGE_ORDER}/{step}")
             for step in ("take", "advance", "release", "hand-over", "approve", "requote", "close", "cancel")
         ),
+        *(_acts("board", path) for path in _parts(_PAGE_ORDER, "price ask-file")),
         _acts("board", "/sales/approve"),
     ),
     "customer": (
-        *(_reads("board", path) for path in (_PAGE_MY, f"{_PAGE_MY}/model")),
+        *(_reads("board", path) for path in (_PAGE_MY, *_parts(_PAGE_MY, "model picture mesh place"))),
         _streams(f"{_PAGE_MY}/stream"),
         *(_acts("board", f"{_PAGE_MY}/{step}") for step in ("open", "submit", "approve", "cancel")),
-        _uploads("board", f"{_PAGE_MY}/model", "POST"),
+        *(_uploads("board", path, "POST") for path in _parts(_PAGE_MY, "model again")),
     ),
 }
 """The pages for people, by door."""
@@ -98,6 +103,7 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _acts("shop", "/v1/orders"),
         _uploads("shop", f"{_ORDER}/model", "PUT"),
         _acts("shop", f"{_ORDER}/submit"),
+        _acts("shop", f"{_ORDER}/again"),
         _reads("shop", _ORDER),
         _reads("board", _ORDER),
         *_PAGES["all"],
@@ -116,6 +122,8 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _acts("crm", f"{_ORDER}/approve"),
         _acts("crm", f"{_ORDER}/requote"),
         _acts("crm", f"{_ORDER}/close"),
+        _acts("crm", f"{_ORDER}/price"),
+        _acts("crm", f"{_ORDER}/ask-file"),
         _acts("crm", f"{_ORDER}/cancel"),
         *map(_shows, ("/", "/open", "/panels", "/static/{name}")),
         *(
@@ -140,13 +148,16 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     ),
 }
 
+_INSIDE = tuple(_reads(service, f"{_ORDER}/stored") for service in ("shop", "crm", "mes"))
+"""What no door but the internal one leads to."""
+
 DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
     **_DOORS,
     # Services, which reach everything.
     "internal": tuple(
         {
             (route.service, route.path, route.methods): route
-            for door in _DOORS.values()
+            for door in (*_DOORS.values(), _INSIDE)
             for route in door
             if route.service != PAGES
         }.values()

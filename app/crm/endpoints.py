@@ -4,13 +4,22 @@ from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response, status
 
-from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, etag_of_order
+from app.crm.schemas import (
+    AskFile,
+    CancelOrder,
+    CrmOrderDetail,
+    CrmOrderPage,
+    CrmOrderView,
+    SetPrice,
+    etag_of_order,
+)
 from app.crm.service import CrmService
 from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.models.status import Status
 from app.schemas import AFTER_TOKEN, IfMatch, OrderId, OrderIdPath, PageLimit
+from app.stored import StoredOrderView
 
 AnyOrder = TypeVar("AnyOrder", bound=CrmOrderView)
 
@@ -67,6 +76,24 @@ async def requote_order(
     return _tagged(response, await crm.requote(order_id, current_caller().name, seen=seen))
 
 
+@router.post("/{order_id}/price", status_code=status.HTTP_202_ACCEPTED, responses=documented(404, 409, 412))
+async def set_price(
+    crm: Crm, order_id: OrderIdPath, body: SetPrice, response: Response, seen: IfMatch = None
+) -> CrmOrderView:
+    """Set another price than the one that was calculated, before it is approved.
+
+    Until the factory has set it, `requote_requested_at` says since when it was asked for, and the order
+    cannot be approved. The reason is in the order's history, and is not shown to the customer.
+    """
+    return _tagged(response, await crm.set_price(order_id, body, current_caller().name, seen=seen))
+
+
+@router.post("/{order_id}/ask-file", responses=documented(404, 409))
+async def ask_file(crm: Crm, order_id: OrderIdPath, body: AskFile, response: Response) -> CrmOrderView:
+    """Ask the customer of a rejected order for another file: he orders again with it, by the order's page."""
+    return _tagged(response, await crm.ask_file(order_id, body, current_caller().name))
+
+
 @router.post("/{order_id}/close", responses=documented(404, 409, 412))
 async def close_order(
     crm: Crm, order_id: OrderIdPath, response: Response, seen: IfMatch = None
@@ -85,3 +112,9 @@ async def cancel_order(
     reason in its history.
     """
     return _tagged(response, await crm.cancel(order_id, body, current_caller().name, seen=seen))
+
+
+@router.get("/{order_id}/stored", responses=documented(404))
+async def show_stored(crm: Crm, order_id: OrderIdPath) -> StoredOrderView:
+    """Show where an order is kept, and which of its messages are not acknowledged yet."""
+    return await crm.stored(order_id)

@@ -12,6 +12,7 @@ from app.models.base import EventRow
 from app.models.crm import CrmOrder
 from app.schemas import (
     HistoryLine,
+    Price,
     QuoteView,
     Reason,
     View,
@@ -28,6 +29,23 @@ class CancelOrder(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reason: Reason = Field(examples=["the customer changed her mind"])
+
+
+class AskFile(BaseModel):
+    """What of the file has to be another, for the customer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Reason = Field(examples=["the wall is too thin at the top"])
+
+
+class SetPrice(BaseModel):
+    """What an order is to cost instead, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    price: Price = Field(description="Of the whole order, in euros.", examples=["390.00"])
+    reason: Reason = Field(examples=["a faithful customer"])
 
 
 class CrmCustomerView(View):

@@ -6,13 +6,21 @@ from functools import partial
 
 from app.crm import repository
 from app.crm.errors import CancellationPending, PriceExpired, PriceRenewalPending
-from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, etag_of_order
+from app.crm.schemas import (
+    AskFile,
+    CancelOrder,
+    CrmOrderDetail,
+    CrmOrderPage,
+    CrmOrderView,
+    SetPrice,
+    etag_of_order,
+)
 from app.database import Work
 from app.flow.grants import Allowance
 from app.flow.places import Places
 from app.kit.clock import Clock
 from app.kit.etags import check_seen
-from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, RequoteRequested
+from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, PriceSet, RequoteRequested
 from app.messaging.outbox import find_waiting
 from app.messaging.routing import ServiceName
 from app.models.crm import CrmOrder
@@ -29,6 +37,7 @@ from app.orders import (
     record_event,
 )
 from app.schemas import WaitingView
+from app.stored import StoredOrderView, find_stored
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -83,6 +92,20 @@ class CrmService:
         """
         return await self._write(partial(request_quote, order_id, actor=actor, now=self.now(), seen=seen))
 
+    async def set_price(
+        self, order_id: int, request: SetPrice, actor: str, *, seen: str | None = None
+    ) -> CrmOrderView:
+        """Ask MES to set another price than the one that was calculated; until it has, none is approved.
+
+        Asked again while MES has not answered, this changes nothing.
+
+        Raises:
+            UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, PriceExpired,
+                ChangedMeanwhile: and nothing is changed.
+        """
+        work = partial(set_price, order_id, request, actor=actor, now=self.now(), seen=seen)
+        return await self._write(work)
+
     async def close(self, order_id: int, actor: str, *, seen: str | None = None) -> CrmOrderView:
         """End an order that has been delivered; MES gets a message.
 
@@ -101,6 +124,27 @@ class CrmService:
         if not await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
             _check_seen(order, seen)
             await record_event(session, CRM, order, event, now=self.now())
+        return CrmOrderView.of(order)
+
+    async def ask_file(self, order_id: int, request: AskFile, actor: str) -> CrmOrderView:
+        """Note that the customer of a rejected order is asked for another file: his page shows it.
+
+        Asked again in the same words, this changes nothing.
+
+        Raises:
+            UnknownOrder, IllegalTransition: it was not rejected, and nothing is changed.
+        """
+        return await self._write(partial(self._ask_file, order_id, request.reason, actor))
+
+    async def _ask_file(self, order_id: int, reason: str, actor: str, session: WriteSession) -> CrmOrderView:
+        order = await lock_order(session, CRM, order_id)
+        if order.status is not Status.REJECTED:
+            raise IllegalTransition(order_id, order.status, Status.FILE_UPLOADED)
+        detail = {"file_requested": reason}
+        if not await _is_asked_already(session, order, actor, detail):
+            action = "order_file_requested"
+            await append_event(session, CRM, order, actor=actor, now=self.now(), detail=detail, action=action)
+            log_change(session, "order_file_requested", order)
         return CrmOrderView.of(order)
 
     async def cancel(
@@ -134,6 +178,15 @@ class CrmService:
 
     async def _write(self, work: Work[CrmOrderView]) -> CrmOrderView:
         return (await self.orders.transact(work)).value
+
+    async def stored(self, order_id: int) -> StoredOrderView:
+        """Return where an order is kept, and the messages of it that are not acknowledged.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        async with self.orders.read() as session:
+            return await find_stored(session, CRM, order_id)
 
     async def show(self, order_id: int) -> CrmOrderDetail:
         """Read an order with its history.
@@ -204,3 +257,43 @@ async def request_quote(
         await announce(session, CRM, order, RequoteRequested(actor=actor), now=now)
         log_change(session, "order_requote_requested", order)
     return CrmOrderView.of(order)
+
+
+async def set_price(
+    order_id: int,
+    request: SetPrice,
+    session: WriteSession,
+    *,
+    actor: str,
+    now: datetime,
+    seen: str | None = None,
+) -> CrmOrderView:
+    """Owe MES the question for a price that a seller has set, with the reason.
+
+    Raises:
+        UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, PriceExpired,
+            ChangedMeanwhile: and nothing is changed.
+    """
+    order = await lock_order(session, CRM, order_id)
+    if order.status is not Status.PRICE_CALCULATED:
+        raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
+    asked = {"price_set": str(request.price), "from": str(order.price), "reason": request.reason}
+    is_pending = order.requote_requested_at is not None
+    if is_pending and await _is_asked_already(session, order, actor, asked):
+        return CrmOrderView.of(order)
+    _refuse_approval(order, now)
+    _check_seen(order, seen)
+    order.requote_requested_at = now
+    event = PriceSet(actor=actor, price=request.price, reason=request.reason)
+    await append_event(session, CRM, order, actor=actor, now=now, detail=asked, action="order_price_set")
+    await announce(session, CRM, order, event, now=now)
+    log_change(session, "order_price_set", order)
+    return CrmOrderView.of(order)
+
+
+async def _is_asked_already(
+    session: WriteSession, order: CrmOrder, actor: str, asked: dict[str, str]
+) -> bool:
+    history = await read_history(session, CRM, order.order_id)
+    last = max(history, key=lambda line: line.event_no)
+    return (last.actor, last.detail) == (actor, asked)

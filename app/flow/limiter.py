@@ -258,7 +258,11 @@ QUEUE_SHARES = {Priority.HISTORY: 0.25, Priority.LISTS: 0.5, Priority.CREATION: 
 LEAST_QUEUE = 16
 QUEUE_FACTOR = 2
 STANDING_SECONDS = 1.0
-"""A queue that was not empty for so long is no burst: what has waited as long as it takes is refused."""
+"""A queue that was not empty for so long is no burst: what has waited as long as it takes is refused. That
+empties the queue, so it goes on until nothing was for `REST_SECONDS`, as in CoDel (RFC 8289)."""
+
+PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0, Priority.CREATION: 8.0}
+"""How many times as long as it takes a request may wait then, by its priority."""
 
 REST_SECONDS = 1.0
 """What comes at once after so long without a queue is a burst. It finds a limit that was not used, which says
@@ -309,6 +313,7 @@ class AdaptiveLimiter:
         self._working: Counter[str] = Counter()
         self._empty_at = self._since = self._counted_at = clock()
         self._waited_at, self._is_burst = -math.inf, False
+        self._overstayed_at = -math.inf
         self._latencies: list[float] = []
         self._work, self._most, self._was_full = 0.0, 0, False
 
@@ -369,14 +374,23 @@ class AdaptiveLimiter:
         self._make_room(priority, subject, now)
         waiter = _Waiter(priority, subject, now)
         self._queues[priority].append(waiter)
+        allowed = math.inf if self._has_less(waiter) else self._allowed_seconds(priority, now)
         try:
-            async with asyncio.timeout(self._max_wait_seconds):
+            async with asyncio.timeout(min(allowed, self._max_wait_seconds)):
                 await waiter.admitted
         except BaseException as error:
             self._give_up(waiter)
             if isinstance(error, TimeoutError):
+                self._overstayed_at = self._clock()
                 raise self._shed(priority, "no place became free in time") from None
             raise
+
+    def _allowed_seconds(self, priority: Priority, now: float) -> float:
+        """Return how long a request may wait: in a queue that does not stand, as long as it likes."""
+        is_standing = now - self._empty_at > STANDING_SECONDS or now - self._overstayed_at < REST_SECONDS
+        if not is_standing or self.state.baseline_seconds is None:
+            return math.inf
+        return PATIENCE[priority] * self.state.baseline_seconds
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Take a waiter out of its queue; a place that it got at this moment is another's."""
@@ -432,16 +446,15 @@ class AdaptiveLimiter:
         if not self.waiting:
             self._empty_at = now
             return
-        standing = now - self._empty_at > STANDING_SECONDS
-        allowed = self.state.baseline_seconds if standing else None
         for priority in sorted(self._queues, reverse=True):
-            queue = self._queues[priority]
+            queue, allowed = self._queues[priority], self._allowed_seconds(priority, now)
             while queue and self.inflight < self.limit:
                 waiter = self._next_of(queue)
                 queue.remove(waiter)
                 if waiter.admitted.done():
                     continue
-                if allowed is not None and now - waiter.since > allowed and not self._has_less(waiter):
+                if now - waiter.since > allowed and not self._has_less(waiter):
+                    self._overstayed_at = now
                     self._refuse(waiter, "there was a queue for longer than it takes")
                     continue
                 self._count(1, waiter.subject)

@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 
 from app import instruments
 from app.flow.limiter import AdaptiveLimiter, LimitOptions, LimitState, Priority, Shed
-from app.kit.caller import Caller
+from app.kit.caller import Caller, Role
+from app.models.status import Status
 
 PRIORITIES: Mapping[tuple[str, str, str], Priority] = {
-    # The operators are paid by the order that they take.
-    ("mes", "GET", "/v1/orders"): Priority.NEVER,
+    # What an operator looks for and works on is never refused; see `priority_of`.
+    ("mes", "GET", "/v1/orders"): Priority.LISTS,
     ("mes", "POST", "/v1/orders/{order_id}/take"): Priority.NEVER,
     ("mes", "POST", "/v1/orders/{order_id}/advance"): Priority.NEVER,
     ("mes", "POST", "/v1/orders/{order_id}/release"): Priority.NEVER,
@@ -37,18 +38,37 @@ PRIORITIES: Mapping[tuple[str, str, str], Priority] = {
 """By service, method and route. Health and the admin port are no routes of an API, and are never refused."""
 
 
-def priority_of(service: str, method: str, route: str, *, is_deep: bool = False) -> Priority:
+OPERATORS_LIST = ("mes", "GET", "/v1/orders")
+OWN_WORK = frozenset(
+    {
+        Status.SUBMITTED,
+        Status.PRICE_CALCULATED,
+        Status.MANUFACTURING_APPROVED,
+        Status.MANUFACTURING_STARTED,
+        Status.MANUFACTURING_COMPLETED,
+        Status.PACKAGING,
+    }
+)
+"""New orders, and those that are worked on: an operator is paid by the order that he takes."""
+
+
+def priority_of(service: str, method: str, route: str, *, role: Role, query: Mapping[str, str]) -> Priority:
     """Return when a request is refused.
 
     Parameters:
         service: its name.
         method: of HTTP.
         route: the template that has matched.
-        is_deep: whether it asks for a page behind the first of a list, which is history.
+        role: of who sends it. The operators' list is theirs alone: for anyone else it is a list as others.
+        query: its parameters. A cursor asks for a page behind the first of a list, which is history.
     """
-    if is_deep:
+    if "cursor" in query:
         return Priority.HISTORY
-    known = PRIORITIES.get((service, method, route))
+    key = (service, method, route)
+    status = query.get("status", Status.MANUFACTURING_APPROVED)
+    if key == OPERATORS_LIST and role is Role.OPERATOR and status in OWN_WORK:
+        return Priority.NEVER
+    known = PRIORITIES.get(key)
     return known if known is not None else (Priority.LISTS if method == "GET" else Priority.CREATION)
 
 
@@ -71,18 +91,20 @@ class Admission:
 
     @asynccontextmanager
     async def admitted(
-        self, caller: Caller, method: str, route: str, *, is_deep: bool
+        self, caller: Caller, method: str, route: str, *, query: Mapping[str, str]
     ) -> AsyncIterator[None]:
         """Wait for a place, and have it for the block; those who ask for few wait for no one's many.
 
         Raises:
             Shed: there is none; nothing of the block was done.
         """
-        priority = priority_of(self._service, method, route, is_deep=is_deep)
+        priority = priority_of(self._service, method, route, role=caller.role, query=query)
         try:
             async with self.limiter.admitted(priority, caller.subject):
+                instruments.recent_refusals.note(0.0)
                 yield
         except Shed:
+            instruments.recent_refusals.note(1.0)
             instruments.request_shed(priority.name.lower())
             raise
 

@@ -329,7 +329,7 @@ class LetsIn(Protocol):
     """Decides which requests are worked on, and which are refused so that others are."""
 
     def admitted(
-        self, caller: Caller, method: str, route: str, *, is_deep: bool
+        self, caller: Caller, method: str, route: str, *, query: Mapping[str, str]
     ) -> AbstractAsyncContextManager[None]:
         """Wait for a place for the block, or raise."""
 
@@ -402,10 +402,10 @@ class StrictRoute(APIRoute):
             seconds: float = strict.app.state.request_seconds
             limit: RequestLimit = strict.app.state.request_limit
             admission: LetsIn = strict.app.state.admission
-            is_deep = "cursor" in strict.query_params
+            asked = admission.admitted(caller, strict.method, self.path_format, query=strict.query_params)
             try:
                 # Not around the reading: slow clients would take the places of all others.
-                async with admission.admitted(caller, strict.method, self.path_format, is_deep=is_deep):
+                async with asked:
                     with limit.taken():
                         return await within(answer(strict), seconds=seconds)
             except TimeoutError:

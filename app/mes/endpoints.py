@@ -40,6 +40,7 @@ from app.schemas import (
     Quantity,
     Reference,
 )
+from app.stored import StoredOrderView
 
 AnyOrder = TypeVar("AnyOrder", bound=MesOrderView)
 
@@ -128,6 +129,12 @@ async def show_order(parts: Parts, order_id: OrderIdPath, response: Response) ->
     Its `ETag` is for `If-Match`, where it is changed.
     """
     return _tagged(response, await parts.operators.show(order_id))
+
+
+@router.get("/orders/{order_id}/stored", tags=["operators"], responses=documented(404))
+async def show_stored(parts: Parts, order_id: OrderIdPath) -> StoredOrderView:
+    """Show where an order is kept, its messages that are not acknowledged yet, and its pricing job."""
+    return await parts.operators.stored(order_id)
 
 
 @router.post("/orders/{order_id}/take", tags=["operators"], responses=documented(404, 409, 412))

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from app.flow.turns import enqueue, sender_of_order
-from app.following import UnexpectedEvent, lock_known
+from app.following import UnexpectedEvent, lock_known, standing_quote
 from app.kit.clock import Clock
 from app.kit.telemetry import traceparent_of
 from app.mes import repository
@@ -18,6 +18,8 @@ from app.messaging.events import (
     OrderCancelled,
     OrderClosed,
     OrderSubmitted,
+    PriceRenewed,
+    PriceSet,
     RequoteRequested,
 )
 from app.messaging.message import Message
@@ -31,6 +33,7 @@ from app.orders import (
     append_event,
     log_change,
     record_event,
+    renew_price,
 )
 from readreplica.sessions import WriteSession
 
@@ -48,7 +51,7 @@ class MesHandlers:
         match message.data:
             case OrderSubmitted() as submitted:
                 await place(session, message, submitted)
-            case OrderApproved() | OrderClosed() | CancelRequested() | RequoteRequested():
+            case OrderApproved() | OrderClosed() | CancelRequested() | RequoteRequested() | PriceSet():
                 await self._apply(session, message)
             case _:
                 raise UnexpectedEvent(MES.service, message)
@@ -70,6 +73,8 @@ class MesHandlers:
                 await self._answer(session, models, order, request)
             case RequoteRequested() as request:
                 await _requote(session, models, order, request, message.time)
+            case PriceSet() as wanted:
+                await _set_price(session, models, order, wanted, message.time)
             case OrderApproved() | OrderClosed() as decided:
                 await record_event(session, models, order, decided, now=message.time)
 
@@ -107,6 +112,25 @@ async def _requote(
         await enqueue(
             session, PricingJob(order_id=order.order_id, sender=sender, traceparent=traceparent_of())
         )
+
+
+async def _set_price(
+    session: WriteSession,
+    models: OrderModels[AnyMesOrder],
+    order: AnyMesOrder,
+    wanted: PriceSet,
+    now: datetime,
+) -> None:
+    """Set the price that a seller wants, and say so to all; only while it waits for approval."""
+    if order.status is not Status.PRICE_CALCULATED:
+        return
+    # What is being calculated would come later, and be another price again.
+    await repository.drop_pricing_job(session, order.order_id)
+    standing = await standing_quote(session, order.order_id, actor=wanted.actor)
+    how = {"price_set": str(wanted.price), "from": str(order.price), "reason": wanted.reason}
+    renewed = PriceRenewed(**{**standing, "price": wanted.price})
+    await renew_price(session, models, order, renewed, now=now, how=how)
+    await announce(session, models, order, renewed, now=now)
 
 
 async def _refuse(

@@ -1,16 +1,17 @@
 """The first page of the operators' lists out of Redis, read from the primaries once for all processes.
 
 A page is stamped with the causal token after which it was read, and is shown to a caller only if the caller's
-token is in the stamp: it is never older than what the caller has written or was shown. It is good for less
-than a second whatever happens, and an operator's change of status ends it at once: each counts up a
-generation, and a page that was read in an older one is refused by the script that keeps it. Whatever Redis or
-a reading lacks, the database answers.
+token is in the stamp: it is never older than what the caller has written or was shown. It is good for half a
+second from before its reading, by Redis' clock, however late it comes to be kept. An operator's change of
+status ends it at once: each counts up a generation. A page that was read in an older one is refused by the
+script that keeps it, and who has heard of a newer one does not wait for it. Whatever Redis or a reading
+lacks, the database answers.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
@@ -23,6 +24,7 @@ from app.models.status import Status
 from readreplica.context import required_token
 from readreplica.errors import TokenMalformed, Unavailable
 from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM
 
 T = TypeVar("T")
 Fill = Callable[[CausalToken], Awaitable[MesOrderPage]]
@@ -34,10 +36,14 @@ GOOD_MS = 500
 _PAUSE_SECONDS = 1.0
 _AWAY = (RedisError, OSError, TimeoutError)
 
-# A page of an older generation was read before a change that has been committed since.
-_KEEP = """
+# A page of an older generation was read before a change that has been committed since. How long it is good
+# follows from when it was begun: a frozen Redis does this long after it was sent, and its sender has gone.
+_KEEP = f"""
 if (redis.call('HGET', KEYS[1], 'generation') or '0') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+local now = redis.call('TIME')
+local left = ARGV[3] + {GOOD_MS} - (now[1] * 1000 + math.floor(now[2] / 1000))
+if left <= 0 or left > {GOOD_MS} then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', left)
 return 1
 """
 
@@ -79,14 +85,15 @@ class HotLists:
         """Return the first page of a status; None if the database is to answer."""
         wanted = required_token() or CausalToken()
         # Without Redis the callers of this process share a reading all the same.
-        generation, stamp, page = await self._ask(self._read(status)) or ("", CausalToken(), None)
-        if page is not None and _covers(stamp, wanted):
-            return page
+        kept = await self._ask(self._read(status)) or _Kept()
+        if kept.page is not None and _covers(kept.stamp, wanted):
+            return kept.page
         under_way = self._filling.get(status)
-        if under_way is None or not under_way.is_good(wanted, now=self._clock()):
-            after = stamp.merge(wanted)
-            task = asyncio.create_task(self._fill(status, generation, after, fill))
-            under_way = self._filling[status] = _Filling(after, task, self._clock() + GOOD_MS / 1000)
+        if under_way is None or not under_way.is_good(kept.generation, wanted, now=self._clock()):
+            after = kept.stamp.merge(wanted)
+            task = asyncio.create_task(self._fill(status, kept, after, fill))
+            good_until = self._clock() + GOOD_MS / 1000
+            under_way = self._filling[status] = _Filling(kept.generation, after, task, good_until)
         try:
             # One caller that goes away does not end what others wait for.
             return await asyncio.shield(under_way.task)
@@ -96,6 +103,10 @@ class HotLists:
 
     async def changed(self, *statuses: Status) -> None:
         """End the pages of these statuses: something was committed that they do not show."""
+        for status in statuses:
+            # What is being read may have begun before. That the caller's token is in its stamp says too
+            # little: a primary shows commits in another order than that of their positions.
+            self._filling.pop(status, None)
         await self._ask(self._count_up(statuses))
 
     async def _count_up(self, statuses: tuple[Status, ...]) -> bool:
@@ -106,22 +117,21 @@ class HotLists:
         await pipeline.execute()
         return True
 
-    async def _read(self, status: Status) -> tuple[str, CausalToken, MesOrderPage | None]:
+    async def _read(self, status: Status) -> "_Kept":
         pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
         pipeline.hget(_generation_key(status), "generation")
         pipeline.get(_page_key(status))
-        generation, kept = await pipeline.execute()
-        stamp, page = _parsed(kept or "")
-        return generation or "0", stamp, page
+        (seconds, microseconds), generation, text = await pipeline.execute()
+        stamp, page = _parsed(text or "")
+        return _Kept(generation or "0", seconds * 1000 + microseconds // 1000, stamp, page)
 
-    async def _fill(self, status: Status, generation: str, after: CausalToken, fill: Fill) -> MesOrderPage:
-        began = self._clock()
+    async def _fill(self, status: Status, kept: "_Kept", after: CausalToken, fill: Fill) -> MesOrderPage:
         page = await fill(after)
-        left_ms = GOOD_MS - round((self._clock() - began) * 1000)
-        if left_ms > 0:
+        if kept.generation:
             keys = [_generation_key(status), _page_key(status)]
             text = f"{after.encode()}\n{page.model_dump_json()}"
-            await self._ask(self._keeping(keys=keys, args=[generation, text, left_ms]))
+            await self._ask(self._keeping(keys=keys, args=[kept.generation, text, kept.at_ms]))
         return page
 
     async def _ask(self, answer: Awaitable[T]) -> T | None:
@@ -141,20 +151,34 @@ class HotLists:
 
 
 @dataclass(frozen=True)
-class _Filling:
-    """A page that is being read, after a token."""
+class _Kept:
+    """What Redis had when it was asked: `at_ms` by its clock; no generation, if it was away."""
 
+    generation: str = ""
+    at_ms: int = 0
+    stamp: CausalToken = field(default_factory=CausalToken)
+    page: MesOrderPage | None = None
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """A page that is being read, in a generation and after a token."""
+
+    generation: str
     after: CausalToken
     task: asyncio.Task[MesOrderPage]
     good_until: float
 
-    def is_good(self, wanted: CausalToken, *, now: float) -> bool:
+    def is_good(self, generation: str, wanted: CausalToken, *, now: float) -> bool:
         """Whether one that comes now may wait for it: whatever happens, it is not an old page."""
-        return not self.task.done() and now < self.good_until and _covers(self.after, wanted)
+        is_current = generation == self.generation and now < self.good_until
+        return is_current and not self.task.done() and _covers(self.after, wanted)
 
 
 def _covers(stamp: CausalToken, wanted: CausalToken) -> bool:
     """Return whether what was read after `stamp` shows all that `wanted` asks for."""
+    if any(position.system_identifier == UNKNOWN_SYSTEM for position in wanted.positions.values()):
+        return False  # two that are not known may be of two commits
     return stamp.merge(wanted) == stamp
 
 

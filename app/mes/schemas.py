@@ -23,6 +23,7 @@ from app.schemas import (
     OrderIdText,
     OrderView,
     Reason,
+    Tracking,
     View,
     hides_staff,
     shown,
@@ -74,6 +75,12 @@ _REASON_WITH_REJECTION: JsonDict = {
     "if": {"properties": {"to": {"const": Status.REJECTED}}},
     "then": {"properties": {"reason": {"type": "string"}}, "required": ["reason"]},
     "else": {"properties": {"reason": {"type": "null"}}},
+    "allOf": [
+        {
+            "if": {"properties": {"to": {"const": Status.SHIPPED}}},
+            "else": {"properties": {"tracking": {"type": "null"}}},
+        }
+    ],
 }
 
 
@@ -84,6 +91,17 @@ class AdvanceOrder(BaseModel):
 
     to: OperatorStatus = Field(examples=[Status.MANUFACTURING_COMPLETED])
     reason: Reason | None = Field(default=None, examples=[None])
+    tracking: Tracking | None = Field(
+        default=None, description="The carrier's number of the parcel; with SHIPPED alone.", examples=[None]
+    )
+
+    @model_validator(mode="after")
+    def _tracking_goes_with_shipping(self) -> Self:
+        if self.tracking is not None and self.to is not Status.SHIPPED:
+            raise PydanticCustomError(
+                "tracking", "a tracking number goes with SHIPPED, and with nothing else"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reason_goes_with_rejection(self) -> Self:

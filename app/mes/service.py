@@ -28,13 +28,26 @@ from app.messaging.events import (
     ManufacturingStarted,
     OrderRejected,
     OrderReleased,
+    OrderShipped,
     OrderSubmitted,
     StatusChanged,
 )
 from app.models.base import EventRow
-from app.models.mes import Intake, MesOrder
+from app.models.mes import Intake, MesOrder, PricingJob
 from app.models.status import IllegalTransition, Status, check_release
-from app.orders import MES, append_event, is_repeated, is_visible, log_change, read_history, record_event
+from app.orders import (
+    MES,
+    MES_ARCHIVE,
+    UnknownOrder,
+    append_event,
+    is_repeated,
+    is_visible,
+    log_change,
+    read_history,
+    record_event,
+    shipping_detail,
+)
+from app.stored import StoredJobView, StoredOrderView, find_stored
 from readreplica.freshness import ANY, PRIMARY, Freshness
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
@@ -122,6 +135,23 @@ class MesService:
         pricing = await self.places.of(found.order)
         return MesOrderDetail.of(found.order, found.items, found.events, pricing=pricing)
 
+    async def stored(self, order_id: int) -> StoredOrderView:
+        """Return where an order is kept, live or archived, its messages that are owed, and its pricing job.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        async with self.sessions.read(order_id) as session:
+            try:
+                found = await find_stored(session, MES, order_id)
+            except UnknownOrder:
+                return await find_stored(session, MES_ARCHIVE, order_id)
+            job = await session.get(PricingJob, order_id)
+        if job is None:
+            return found
+        held = StoredJobView(since=job.created_at, attempts=job.attempts, held_by=job.leased_by)
+        return found.model_copy(update={"job": held})
+
     async def take(self, order_id: int, operator: str, *, seen: str | None = None) -> MesOrderView:
         """Assign an approved order to an operator: to one, however many ask at once.
 
@@ -169,7 +199,7 @@ class MesService:
         self, order_id: int, step: AdvanceOrder, operator: str, seen: str | None, session: WriteSession
     ) -> MesOrderView:
         order = await repository.lock(session, order_id, wanted=step.to)
-        detail = {"reason": step.reason} if step.reason is not None else {}
+        detail = {"reason": step.reason} if step.reason is not None else shipping_detail(step.tracking)
         if not await is_repeated(session, MES, order, wanted=step.to, actor=operator, detail=detail):
             if order.operator != operator:
                 raise NotTheHolder(order_id, operator, order.operator)
@@ -301,4 +331,6 @@ def held_since(history: Iterable[EventRow]) -> datetime | None:
 def _event(step: AdvanceOrder, operator: str) -> StatusChanged:
     if step.reason is not None:
         return OrderRejected(actor=operator, reason=step.reason)
+    if step.tracking is not None:
+        return OrderShipped(actor=operator, tracking=step.tracking)
     return PROGRESS[step.to](actor=operator)

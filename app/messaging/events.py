@@ -183,6 +183,13 @@ class OrderShipped(ProgressEvent):
     type: ClassVar[str] = "order.shipped"
     status: ClassVar[Status] = Status.SHIPPED
 
+    tracking: str | None = None
+    """The carrier's number of the parcel. Left out if there is none: an older release refuses it."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_nulls(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
 
 class OrderClosed(ProgressEvent):
     """The carrier delivered, or a seller closed it by hand."""
@@ -215,6 +222,20 @@ class RequoteRequested(Event):
     type: ClassVar[str] = "order.requote_requested"
 
     actor: str
+
+
+class PriceSet(Event):
+    """A seller wants another price for an order than the one that was calculated; MES sets it, and says so.
+
+    MES answers by `order.price_renewed`, as it does to `order.requote_requested`: it alone says what an order
+    costs, so that of two prices that cross all services end with the same.
+    """
+
+    type: ClassVar[str] = "order.price_set"
+
+    actor: str
+    price: Money
+    reason: str
 
 
 class SnapshotEntry(Frozen):
@@ -289,6 +310,7 @@ _DETAILED: tuple[type[Event], ...] = (
     CancelRequested,
     CancelRefused,
     RequoteRequested,
+    PriceSet,
     PriceRenewed,
     OrderReleased,
     OrderSnapshot,

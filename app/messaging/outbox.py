@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    CompoundSelect,
     Integer,
     Interval,
     Select,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.orm import aliased
@@ -173,6 +175,43 @@ def _count_up(outbox: type[OutboxRow]) -> Update:
         )
         .values(attempts=bindparam("count"), next_attempt_at=bindparam("again_at"))
         .execution_options(synchronize_session=False)
+    )
+
+
+async def owes(session: AnySession, outbox: type[OutboxRow], after: Mapping[str, int]) -> bool:
+    """Return whether a database may owe something, by the cheapest question that finds it out.
+
+    Parameters:
+        session: on the primary; it needs no transaction.
+        outbox: the outbox of its database.
+        after: for each destination, the sequence number from which on there must be none.
+    """
+    words = {
+        f"{name}_{number}": value
+        for number, (destination, sequence) in enumerate(sorted(after.items()))
+        for name, value in (("destination", destination), ("after", sequence))
+    }
+    statement = _select_any(outbox, len(after))  # type: ignore[arg-type]  # mypy takes a class for what cannot be hashed
+    return (await session.execute(statement, words)).first() is not None
+
+
+@cache
+def _select_any(outbox: type[OutboxRow], destinations: int) -> CompoundSelect[Any]:
+    """Select one message to each destination, by the index on its number whatever PostgreSQL believes."""
+    return union_all(
+        *(
+            select(outbox.sequence)
+            .where(
+                outbox.set_aside_at.is_(None),
+                outbox.destination == bindparam(f"destination_{number}", type_=Text),
+                outbox.sequence > bindparam(f"after_{number}", type_=BigInteger),
+            )
+            .order_by(outbox.sequence)
+            .limit(1)
+            .subquery()
+            .select()
+            for number in range(destinations)
+        )
     )
 
 

@@ -22,7 +22,15 @@ from app.kit.telemetry import TRACEPARENT, traceparent_of
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.errors import EntryRefused, shortened
 from app.messaging.message import SENT, TOKEN, Ack, Dispatch, encode
-from app.messaging.outbox import AcknowledgedMessage, DeadLetter, claim, misaddressed, settle, waiting_for
+from app.messaging.outbox import (
+    AcknowledgedMessage,
+    DeadLetter,
+    claim,
+    misaddressed,
+    owes,
+    settle,
+    waiting_for,
+)
 from app.messaging.progress import Progress
 from app.messaging.routing import ServiceName, destinations_of
 from app.messaging.signing import DESTINATION, EntrySigner, Refusals
@@ -41,6 +49,7 @@ from app.messaging.tracing import begin_sending
 from app.models.base import OutboxRow
 from partitions.advisory_lock import try_acquire_sql
 from readreplica.cluster import Cluster
+from readreplica.freshness import PRIMARY
 from readreplica.sessions import WriteSession
 
 # Any number will do, as long as every relay has the same; an advisory lock is its database's own.
@@ -199,9 +208,12 @@ class Relay:
             False if another relay has the lock, so that nothing was done.
         """
         received = await self._acknowledgements()
-        destinations = await self._look()
         for allowance in self._allowances.values():
             await allowance.refresh()
+        if not received and await self._is_idle():
+            self._pace(is_busy=False)
+            return True
+        destinations = await self._look()
         async with self._cluster.write() as session:
             has_lock, now = (await session.execute(_BEGIN)).one()
             if not has_lock:
@@ -218,6 +230,25 @@ class Relay:
         self._tell_dead(settled.dead)
         await self._send([self._sending(each, stamps, now) for each in claimed], settled=received)
         await self._name_unsent(destinations.unusable)
+        return True
+
+    async def _is_idle(self) -> bool:
+        """Return whether nothing is owed that a claim would look at: one question, and no transaction.
+
+        A relay is idle nearly always, and looks ten times a second. No lock is needed: what another relay is
+        about to claim is owed as well.
+        """
+        within = {name: progress.begin(()) for name, progress in self._progress.items()}
+        if monotonic() >= self._strange_next or any(each.successors_of for each in within.values()):
+            return False
+        after = {name: -1 if each.is_look else each.after or -1 for name, each in within.items()}
+        async with self._cluster.read(freshness=PRIMARY, autocommit=True) as session:
+            if await owes(session, self._outbox, after):
+                return False
+        for name, each in within.items():
+            self._progress[name].end(each, (), is_cut=False, is_limited=False)
+        for allowance in self._allowances.values():
+            allowance.take(0)  # this process has its database
         return True
 
     async def _name_unsent(self, faults: Mapping[str, RedisError]) -> None:

@@ -21,6 +21,7 @@ from app.messaging.events import (
     PackagingStarted,
     PriceCalculated,
     PriceRenewed,
+    PriceSet,
     RequoteRequested,
 )
 from app.models.status import Channel
@@ -56,7 +57,7 @@ _CRM_DECIDES: tuple[type[Event], ...] = (OrderApproved, OrderClosed)
 
 _TO_BOARD: Routes = {OrderSnapshot: (ServiceName.BOARD,)}
 _FROM_CRM: Routes = {
-    **dict.fromkeys((*_CRM_DECIDES, CancelRequested, RequoteRequested), (ServiceName.MES,)),
+    **dict.fromkeys((*_CRM_DECIDES, CancelRequested, RequoteRequested, PriceSet), (ServiceName.MES,)),
     **_TO_BOARD,
 }
 

@@ -38,7 +38,8 @@ class BoardOrder(BoardBase):
     """An order as the lists show it: one row, made of what its services have said.
 
     `status` is the MES's, once it has the order; `crm_status` and `shop_status` are what these show.
-    `changed_at` is since when it has its status. `shipped_at` and `cancel_refused_at` are of its history.
+    `changed_at` is since when it has its status. `shipped_at` and `cancel_refused_at` are of its history, and
+    so is `replaced_by`: the order that its customer has started for it, after it was rejected.
     """
 
     __tablename__ = "orders"
@@ -67,6 +68,7 @@ class BoardOrder(BoardBase):
     requote_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     cancel_refused_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     shipped_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    replaced_by: Mapped[int | None] = mapped_column(BigInteger)
     words: Mapped[str] = mapped_column(TSVECTOR)
 
     @declared_attr.directive
@@ -106,6 +108,22 @@ class BoardHistory(EventRow, BoardBase):
 
 class BoardInbox(InboxRow, BoardBase):
     """Snapshots that the board has handled."""
+
+
+class BoardNotice(BoardBase):
+    """Something that a customer is to be written: a row for a line of a history, until it is sent."""
+
+    __tablename__ = "notices"
+
+    order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    source: Mapped[str] = mapped_column(Text, primary_key=True)
+    event_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    attempts: Mapped[int] = mapped_column(Integer)
+    next_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (Index("notices_next_idx", next_at),)
 
 
 class BoardRebuild(BoardBase):
@@ -179,7 +197,15 @@ ORDERS = ListPartitions(
                 postgresql_where=text("cancel_refused_at IS NOT NULL"),
             ),
         ],
-        "orders_done": [*_found_by("orders_done")],
+        "orders_done": [
+            *_found_by("orders_done"),
+            Index(
+                "orders_done_rejected_idx",
+                BoardOrder.changed_at,
+                BoardOrder.order_id,
+                postgresql_where=text("status = 'REJECTED'::text AND replaced_by IS NULL"),
+            ),
+        ],
     },
 )
 """Orders that wait for somebody, apart from those that have ended."""

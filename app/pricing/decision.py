@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from app.messaging.events import ItemPrice, OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
 from app.pricing.errors import NothingOrdered, PricingError, TooExpensive
 from app.pricing.measurement import Outcome, Unmeasurable
-from app.pricing.tariff import LIMIT_EUR, TARIFF, Price, Tariff, price, tariff_version
+from app.pricing.tariff import LIMIT_EUR, TARIFF, Price, Tariff, explain, price, tariff_version
 
 ACTOR = "pricing"
 
@@ -56,6 +57,28 @@ def decide(
         # Neither without the other: releases that know neither are sent neither.
         tariff_version=version if valid_until is not None else None,
     )
+
+
+def explained(
+    items: Sequence[MesOrderItem], outcomes: Outcomes, tariff: Tariff, *, with_prices: bool
+) -> dict[str, Any]:
+    """Return what an order's history says of how its price came about: measures and parts of each line."""
+    found = [(item, outcomes[item.model_key]) for item in items]
+    lines = [
+        {
+            "line_no": item.line_no,
+            **explain(
+                outcome,
+                material=item.material,
+                finish=item.finish,
+                tariff=tariff,
+                with_price=with_prices,
+            ),
+        }
+        for item, outcome in found
+        if not isinstance(outcome, Unmeasurable)
+    ]
+    return {"measured": lines}
 
 
 def price_line(item: MesOrderItem, outcome: Outcome, tariff: Tariff = TARIFF) -> Price:

@@ -2,19 +2,20 @@
 
 from base64 import b64decode
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import select, update
 
 from app import instruments
 from app.files import ModelMissing, ModelStore
+from app.following import standing_quote
 from app.instruments import PricingAttempt
 from app.kit.clock import Clock
 from app.messaging.events import OrderRejected, PriceCalculated, PriceRenewed
@@ -25,13 +26,12 @@ from app.orders import (
     UnknownOrder,
     announce,
     lock_order,
-    read_history,
     record_event,
     renew_price,
 )
 from app.pricing import jobs
 from app.pricing.cache import MeasurementCache, ShapeIndex
-from app.pricing.decision import ACTOR, Outcomes, decide, rejected
+from app.pricing.decision import ACTOR, Outcomes, decide, explained, rejected
 from app.pricing.errors import AttemptsExhausted, ModelLost
 from app.pricing.jobs import Lease
 from app.pricing.measurement import Outcome, Unmeasurable
@@ -44,6 +44,14 @@ from sharding.sessions import ShardedSessions
 
 Verdict = PriceCalculated | OrderRejected
 """What becomes of an order that has no price yet."""
+
+
+class Considered(NamedTuple):
+    """A verdict, and what the order's history says of how it came about."""
+
+    verdict: Verdict
+    how: Mapping[str, Any]
+
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 
@@ -107,28 +115,28 @@ class Pricer:
         """
         with instruments.pricing_attempt() as attempt:
             if self._is_exhausted(held):
-                verdict: Verdict | None = rejected(str(AttemptsExhausted(held.attempt - 1)))
+                found: Considered | None = Considered(rejected(str(AttemptsExhausted(held.attempt - 1))), {})
             else:
-                verdict = await self._consider(held, after, attempt)
-            if verdict is None:
+                found = await self._consider(held, after, attempt)
+            if found is None:
                 return False
-            await self._end(held, verdict)
-            attempt.outcome = "priced" if isinstance(verdict, PriceCalculated) else "rejected"
+            await self._end(held, found)
+            attempt.outcome = "priced" if isinstance(found.verdict, PriceCalculated) else "rejected"
         return True
 
     def _is_exhausted(self, held: Lease) -> bool:
         return held.tries > self._max_attempts or held.expired >= MOST_EXPIRED
 
-    async def _end(self, held: Lease, verdict: Verdict) -> None:
-        settled = await self._sessions.transact(held.order_id, partial(self._settle, held, verdict))
+    async def _end(self, held: Lease, found: Considered) -> None:
+        settled = await self._sessions.transact(held.order_id, partial(self._settle, held, found))
         if settled.value is Settlement.LEASE_LOST:
             log.info("lease_lost", attempt=held.attempt)
         elif settled.value is Settlement.JOB_DROPPED:
             log.info("job_dropped", attempt=held.attempt)
         else:
-            log.info("order_settled", attempt=held.attempt, verdict=verdict.model_dump(mode="json"))
+            log.info("order_settled", attempt=held.attempt, verdict=found.verdict.model_dump(mode="json"))
 
-    async def _consider(self, held: Lease, after: CausalToken, attempt: PricingAttempt) -> Verdict | None:
+    async def _consider(self, held: Lease, after: CausalToken, attempt: PricingAttempt) -> Considered | None:
         items, tariff, partner = await self._read(held.order_id, after)
         attempt.reused = True  # until one is measured
         keys = {item.model_key for item in items}
@@ -141,9 +149,12 @@ class Pricer:
             valid_for = DEFAULT_VALID
         valid_until = None if valid_for is None else self._now() + valid_for
         decided = decide(items, outcomes, tariff, valid_until=valid_until)
-        if isinstance(decided, PriceCalculated) and partner is not None:
-            return await self._as_quoted(partner, items, decided)
-        return decided
+        if not isinstance(decided, PriceCalculated):
+            return Considered(decided, {})
+        quoted = decided if partner is None else await self._as_quoted(partner, items, decided)
+        # A price that was quoted may be by another price list.
+        how = explained(items, outcomes, tariff, with_prices=quoted.items == decided.items)
+        return Considered(quoted, how)
 
     async def _read(
         self, order_id: int, after: CausalToken
@@ -220,8 +231,9 @@ class Pricer:
         await show_model(self._models, self._sandbox, self._unshown.pop())
         return True
 
-    async def _settle(self, held: Lease, verdict: Verdict, session: WriteSession) -> Settlement:
+    async def _settle(self, held: Lease, found: Considered, session: WriteSession) -> Settlement:
         """Write the verdict, owe it to the others and delete the job: all or nothing; name what happened."""
+        verdict, how = found
         if is_quote(held.order_id):
             return await self._answer(held, verdict, session)
         try:
@@ -239,12 +251,12 @@ class Pricer:
             isinstance(verdict, PriceCalculated) or self._is_exhausted(held)
         ):
             # It has a price. Where no new one was found, that one stays, and the CRM hears so.
-            found = dict(verdict) if isinstance(verdict, PriceCalculated) else None
-            renewed = PriceRenewed(**(found or await _standing_quote(session, held.order_id)))
-            await renew_price(session, MES, order, renewed, now=now)
+            new = dict(verdict) if isinstance(verdict, PriceCalculated) else None
+            renewed = PriceRenewed(**(new or await standing_quote(session, held.order_id, actor=ACTOR)))
+            await renew_price(session, MES, order, renewed, now=now, how=how)
             await announce(session, MES, order, renewed, now=now)
         else:
-            await record_event(session, MES, order, verdict, now=now)
+            await record_event(session, MES, order, verdict, now=now, how=how)
         return Settlement.DONE
 
     async def _answer(self, held: Lease, verdict: Verdict, session: WriteSession) -> Settlement:
@@ -302,13 +314,6 @@ async def show_model(models: ModelStore, sandbox: Sandbox, model_key: str) -> bo
     # It is looked for by its picture, which therefore comes last.
     await models.put_preview(model_key, "png", b64decode(shown.png))
     return True
-
-
-async def _standing_quote(session: WriteSession, order_id: int) -> dict[str, Any]:
-    """Return the price that an order has, as its history says it."""
-    lines = sorted(await read_history(session, MES, order_id), key=lambda line: line.event_no)
-    quotes = [line.detail.get("price_renewed", line.detail) for line in lines]
-    return {"actor": ACTOR, **[quote for quote in quotes if "price" in quote][-1]}
 
 
 async def _write_prices(session: WriteSession, order_id: int, verdict: PriceCalculated) -> None:

@@ -173,10 +173,48 @@ def price(
     return Price(unit_eur=unit_eur, quantity=quantity)
 
 
+def explain(
+    measured: Measurement, *, material: str, finish: str, tariff: Tariff, with_price: bool = True
+) -> dict[str, float | list[float] | str]:
+    """Return the measures of a piece and the parts of its price, as an order's history keeps them.
+
+    Parameters:
+        measured: the measures of the model.
+        material: a key of the tariff's metals.
+        finish: a key of the tariff's finishes.
+        tariff: the price list.
+        with_price: False leaves the parts out, where the price is another than that of the price list.
+    """
+    metal = tariff.metals[material]
+    found: dict[str, float | list[float] | str] = {
+        "box_mm": [round(side, 2) for side in measured.extents_mm],
+        "volume_mm3": round(measured.volume_mm3, 2),
+        "area_mm2": round(measured.area_mm2, 2),
+        "polygons": measured.polygons,
+    }
+    if not with_price:
+        return found
+    parts = {
+        "metal_eur": metal_eur(measured, metal),
+        "finish_eur": finish_eur(measured, tariff.finish_eur_per_cm2[finish]),
+        "tree_eur": tree_eur(measured, tariff),
+        "machine_eur": machine_eur(measured, tariff),
+    }
+    if sum(parts.values()) < tariff.minimum_eur:
+        parts["minimum_eur"] = tariff.minimum_eur
+    grams = metal_grams(measured, metal).quantize(CENT, rounding=ROUND_HALF_UP)
+    cents = {name: f"{part.quantize(CENT, rounding=ROUND_HALF_UP):f}" for name, part in parts.items()}
+    return {**found, "metal_grams": float(grams), **cents}
+
+
 def metal_eur(measured: Measurement, metal: Metal) -> Decimal:
     """Price the metal that is melted for the piece."""
-    grams = _decimal(measured.volume_mm3) / MM3_PER_CM3 * metal.density_g_per_cm3
-    return grams * metal.loss * metal.eur_per_g
+    return metal_grams(measured, metal) * metal.eur_per_g
+
+
+def metal_grams(measured: Measurement, metal: Metal) -> Decimal:
+    """Weigh the metal that is melted for the piece, with what is lost of it."""
+    return _decimal(measured.volume_mm3) / MM3_PER_CM3 * metal.density_g_per_cm3 * metal.loss
 
 
 def finish_eur(measured: Measurement, rate_eur_per_cm2: Decimal) -> Decimal:

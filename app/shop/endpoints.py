@@ -12,6 +12,7 @@ from app.kit.strict import StrictRoute
 from app.schemas import AFTER_TOKEN, IdempotencyKey, OrderIdPath
 from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartedOrderView, StartOrder
 from app.shop.service import ShopService
+from app.stored import StoredOrderView
 
 SHORTEST_SECRET_KEY = 16
 """Of an Idempotency-Key that is all by which a customer is known."""
@@ -40,6 +41,25 @@ async def start_order(
 ) -> StartedOrderView:
     """Start an order. Who has no credential sends an Idempotency-Key that no one guesses, such as a UUID."""
     started = await shop.start(body, key=_key_of_caller(key))
+    if not started.created:
+        response.status_code = status.HTTP_200_OK
+    access: Access = request.app.state.access
+    return StartedOrderView(**dict(started.order), link=access.link_of(int(started.order.order_id)))
+
+
+@router.post(
+    "/{order_id}/again",
+    status_code=status.HTTP_201_CREATED,
+    responses={
+        200: {"model": StartedOrderView, "description": "It was started again before."},
+        **documented(404, 409),
+    },
+)
+async def start_again(
+    shop: Shop, request: Request, order_id: OrderIdPath, response: Response
+) -> StartedOrderView:
+    """Start an order that was rejected once more, as a new one for another file; `link` opens it."""
+    started = await shop.again(order_id)
     if not started.created:
         response.status_code = status.HTTP_200_OK
     access: Access = request.app.state.access
@@ -75,3 +95,9 @@ async def submit_order(shop: Shop, order_id: OrderIdPath) -> ShopOrderView:
 async def show_order(shop: Shop, order_id: OrderIdPath) -> ShopOrderDetail:
     """Show an order and what has happened to it."""
     return await shop.show(order_id)
+
+
+@router.get("/{order_id}/stored", responses=documented(404))
+async def show_stored(shop: Shop, order_id: OrderIdPath) -> StoredOrderView:
+    """Show where an order is kept, and which of its messages are not acknowledged yet."""
+    return await shop.stored(order_id)

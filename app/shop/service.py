@@ -1,5 +1,6 @@
 """What the Shop does: a customer starts an order, uploads its model and submits it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,8 +14,9 @@ from app.kit.telemetry import concerns
 from app.messaging.events import Customer, Item, OrderSubmitted
 from app.messaging.outbox import find_waiting
 from app.messaging.routing import ServiceName
+from app.models.reference import Finish, Material
 from app.models.shop import ShopOrder
-from app.models.status import Channel, Status, check_transition
+from app.models.status import Channel, IllegalTransition, Status, check_transition
 from app.orders import (
     SHOP,
     IdempotencyKeyReused,
@@ -29,7 +31,8 @@ from app.orders import (
 )
 from app.schemas import WaitingView, summarise
 from app.shop import repository
-from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
+from app.shop.schemas import CustomerInput, ShopOrderDetail, ShopOrderView, StartOrder
+from app.stored import StoredOrderView, find_stored
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from sharding.ids import IdGenerator
@@ -90,6 +93,44 @@ class ShopService:
 
         return (await self.orders.transact(work)).value
 
+    async def again(self, order_id: int) -> StartedOrder:
+        """Start what was rejected once more, as a new order of the same customer: for another file.
+
+        Each says in its history which the other is. Asked again, this finds the order that it has made.
+
+        Raises:
+            UnknownOrder, IllegalTransition: it was not rejected, and nothing is changed.
+        """
+        new_id = self.ids.next_id()
+
+        async def work(session: WriteSession) -> StartedOrder:
+            now = self.now()
+            rejected = await lock_order(session, SHOP, order_id)
+            if rejected.status is not Status.REJECTED:
+                raise IllegalTransition(order_id, rejected.status, Status.FILE_UPLOADED)
+            key, asked = f"again {order_id}", _same_as(rejected)
+            created = await repository.insert_once(session, asked, order_id=new_id, key=key, now=now)
+            order = await repository.get_by_key(session, key)
+            if created:
+                await self._note_replaced(session, rejected, order, now)
+            return StartedOrder(ShopOrderView.of(order), created)
+
+        return (await self.orders.transact(work)).value
+
+    async def _note_replaced(
+        self, session: WriteSession, rejected: ShopOrder, order: ShopOrder, now: datetime
+    ) -> None:
+        actor = rejected.customer_name
+        instruments.order_created(session.sync_session, channel=order.channel.value)
+
+        async def note(each: ShopOrder, action: str, detail: Mapping[str, str]) -> None:
+            await append_event(session, SHOP, each, actor=actor, now=now, detail=detail, action=action)
+
+        await note(order, "order_created", {"again_for": str(rejected.order_id)})
+        log_change(session, "order_created", order)
+        await note(rejected, "order_ordered_again", {"replaced_by": str(order.order_id)})
+        log_change(session, "order_ordered_again", rejected)
+
     async def upload(self, order_id: int, file: Upload) -> ShopOrderView:
         """Store the 3D model of an order; until the order is submitted, a new upload replaces the old.
 
@@ -147,6 +188,15 @@ class ShopService:
 
         return (await self.orders.transact(work)).value
 
+    async def stored(self, order_id: int) -> StoredOrderView:
+        """Return where an order is kept, and the messages of it that are not acknowledged.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        async with self.orders.read() as session:
+            return await find_stored(session, SHOP, order_id)
+
     async def show(self, order_id: int) -> ShopOrderDetail:
         """Read an order with its history.
 
@@ -160,6 +210,17 @@ class ShopService:
         waiting = WaitingView.of(unsent, per_second=self.to_mes.per_second)
         pricing = await self.places.of(order)
         return ShopOrderDetail.with_history(order, history, pricing=pricing, waiting=waiting)
+
+
+def _same_as(order: ShopOrder) -> StartOrder:
+    """Return what an order was started with: it was good then, whatever the rules are now."""
+    customer = CustomerInput.model_construct(name=order.customer_name, email=order.customer_email)
+    return StartOrder.model_construct(
+        customer=customer,
+        material=Material(order.material),
+        finish=Finish(order.finish),
+        quantity=order.quantity,
+    )
 
 
 def _asked_for(order: ShopOrder, request: StartOrder) -> bool:

@@ -213,7 +213,7 @@ def _flood_service(url: str, key: str, order_ids: list[str], seconds: float) -> 
     pause = CONNECTIONS / (TIMES_THE_LIMIT * PLANS[Role.PARTNER].requests.amount)
 
     async def connection(number: int, until: float) -> None:
-        caller = Client(url, order_ids, key)
+        caller = Client(url, order_ids, dict.fromkeys(Role, key))
         await asyncio.sleep(pause * number / CONNECTIONS)
         while time.monotonic() < until:
             began = time.monotonic()
@@ -258,7 +258,9 @@ def fairness() -> Measured:
 def _ask_politely(bench: Bench, key: str) -> list[float]:
     """Ask for one's own orders, below one's limits; return how long each answer took."""
     planned = arrivals(lambda _: POLITE_PER_SECOND, seconds=ROUND_SECONDS, seed=1, mix={Kind.HISTORY: 1.0})
-    found = asyncio.run(Client(bench.url, bench.order_ids, key).run(planned, seconds=ROUND_SECONDS))
+    found = asyncio.run(
+        Client(bench.url, bench.order_ids, dict.fromkeys(Role, key)).run(planned, seconds=ROUND_SECONDS)
+    )
     assert {answer.status for answer in found.answers} == {200}
     return [answer.seconds for answer in found.answers]
 

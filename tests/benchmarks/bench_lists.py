@@ -54,30 +54,51 @@ class Truth:
 
 @dataclass
 class Checked:
-    """Lists and the truth, side by side."""
+    """Lists and the truth, side by side.
+
+    Parameters:
+        truths: one after the other.
+        listings: in any order.
+        taken: when each order that an operator took was known to be taken.
+    """
 
     truths: list[Truth] = field(default_factory=list)
     listings: list[Listing] = field(default_factory=list)
+    taken: dict[str, float] = field(default_factory=dict)
 
     def stale(self) -> tuple[int, int, int]:
         """Count the lists that were compared, that were wrong for too long, and older than own changes."""
-        checked = late = older = 0
-        for listing in self.listings:
-            older += bool(listing.shown & listing.own)
-            since = [
-                truth
-                for truth in self.truths
-                if listing.began - LATE_SECONDS <= truth.began
-                and truth.ended <= listing.ended + _AFTER_SECONDS
-            ]
-            # A full page is the newest of more; and without a truth from the time before, nothing is known.
-            if len(since) < 2 or any(len(truth.orders) >= 50 for truth in since):
-                continue
-            checked += 1
-            always = frozenset.intersection(*(truth.orders for truth in since))
-            ever = frozenset.union(*(truth.orders for truth in since))
-            late += bool(always - listing.shown or listing.shown - ever)
-        return checked, late, older
+        compared = [each for each in self.listings if self._was_there(each) is not None]
+        late = sum(bool(self._missing(each) or self._gone(each)) for each in compared)
+        return len(compared), late, sum(bool(each.shown & each.own) for each in self.listings)
+
+    def _was_there(self, listing: Listing) -> Truth | None:
+        """Return the last truth from before the time that a list may be late; None if nothing can be said."""
+        before = [truth for truth in self.truths if truth.ended <= listing.began - LATE_SECONDS]
+        # A full page is the newest of more.
+        return before[-1] if before and all(len(each.orders) < 50 for each in self._since(listing)) else None
+
+    def _since(self, listing: Listing) -> list[Truth]:
+        return [
+            truth
+            for truth in self.truths
+            if listing.began - LATE_SECONDS <= truth.began and truth.ended <= listing.ended + _AFTER_SECONDS
+        ]
+
+    def _missing(self, listing: Listing) -> frozenset[str]:
+        """Return what was there for all of the time, and is not shown."""
+        before, since = self._was_there(listing), self._since(listing)
+        if before is None or not since or since[-1].ended < listing.ended:
+            return frozenset()  # it may have been taken since
+        return before.orders.intersection(*(truth.orders for truth in since)) - listing.shown
+
+    def _gone(self, listing: Listing) -> frozenset[str]:
+        """Return what is shown, and was taken before that time.
+
+        Not what no truth has: an order may come and be taken between two of them.
+        """
+        until = listing.began - LATE_SECONDS
+        return frozenset(order for order in listing.shown if self.taken.get(order, listing.ended) < until)
 
 
 async def _watch(topology: Topology, checked: Checked, over: asyncio.Event) -> None:
@@ -119,7 +140,9 @@ async def _operator(mes: AsyncClient, name: str, checked: Checked, over: asyncio
                 f"/v1/orders/{order_id}/take", headers=by_operator(name) | {"X-Caller": name}
             )
             # 409: another one was faster.
-            own |= {order_id} if answer.status_code == 200 else set()
+            if answer.status_code == 200:
+                own.add(order_id)
+                checked.taken[order_id] = time.monotonic()
             await _list(mes, name, checked, own)
         await asyncio.sleep(0.1)
 
@@ -133,8 +156,12 @@ async def _list(mes: AsyncClient, name: str, checked: Checked, own: Collection[s
 
 
 async def _maker(services: Services, over: asyncio.Event) -> None:
+    """Bring orders to where they are taken, and do not wait to see them there: they may be taken before."""
     while not over.is_set():
-        await services.approved()
+        order_id = await services.b2b()
+        await services.price(order_id)
+        await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+        ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
 
 
 @benchmark(name="list_stale", target=0, unit="lists")

@@ -1,7 +1,7 @@
 """The three services on real databases and a real Redis, called as their clients call them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -98,14 +98,16 @@ class Services:
         )
         return order_id
 
-    async def price(self, order_id: str, price: str = "412.50") -> None:
-        """Do what the pricing worker does once it has measured the model."""
+    async def price(
+        self, order_id: str, price: str = "412.50", *, how: Mapping[str, Any] | None = None
+    ) -> None:
+        """Do what the pricing worker does once it has measured the model, with what it says of that."""
 
         async def work(session: WriteSession) -> None:
             order = await lock_order(session, MES, int(order_id))
             event = PriceCalculated(actor="pricing", price=Decimal(price), items=())
             now = utc_now()
-            await apply_event(session, MES, order, event, now=now)
+            await apply_event(session, MES, order, event, now=now, how=how)
             await announce(session, MES, order, event, now=now)
             await session.execute(delete(PricingJob).where(PricingJob.order_id == order.order_id))
 

@@ -35,6 +35,7 @@ from app.topology import redis_url
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
+from tests.callers import by_operator
 from tests.integration.mesctl_rig import Said
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import (
@@ -458,7 +459,7 @@ async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_
             return bool(limiter.waiting >= 14)
 
         await until(is_full)
-        listed = await mes.get("/v1/orders", params={"status": "SUBMITTED"})
+        listed = await mes.get("/v1/orders", params={"status": "SUBMITTED"}, headers=by_operator())
         assert listed.status_code == 200
         await places.aclose()
         answers = await asyncio.gather(*reads)

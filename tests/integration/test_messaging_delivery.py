@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import event, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
+from app.flow.control import SenderMeter
 from app.messaging.errors import NotYet
 from app.messaging.message import Message
 from app.messaging.streams import fields_of
@@ -49,6 +50,43 @@ async def test_nothing_is_sent_that_was_rolled_back(rig: Rig) -> None:
         await rig.until_settled()
 
     assert await rig.history() == {1: ["b"]}
+
+
+async def test_a_relay_that_owes_nothing_opens_no_transaction(rig: Rig) -> None:
+    """It looks ten times a second, in every process, and there is nothing nearly always."""
+    begun: list[object] = []
+    relay = rig.relay()
+    await rig.owe(1, "a")
+    async with running(relay, rig.consumer()):
+        await rig.until_settled()
+    event.listen(rig.worker_shop.primary.sync_engine, "begin", begun.append)
+    for _ in range(20):
+        await relay.turn()
+    assert begun == []
+    await rig.owe(1, "b")
+    await relay.turn()
+    assert (len(begun), [entry["subject"] for entry in await rig.sent()]) == (1, ["1"])
+
+
+async def test_a_sender_that_ignores_its_grant_is_named_and_all_of_it_is_handled_in_the_end(rig: Rig) -> None:
+    seconds = 0.0
+    meter = SenderMeter(floor=1.0, clock=lambda: seconds)
+    meter.hear("shop", 1.0, 1)
+    for order_id in range(30):
+        await rig.owe(order_id, "a")
+    with capture_logs() as logged:
+        async with running(rig.relay(), rig.consumer(receives=meter.receive)):
+
+            async def is_postponed() -> bool:
+                return len(await rig.history()) == 21 and any(
+                    line["event"] == "grant_ignored" for line in logged
+                )
+
+            await until(is_postponed)  # twice its rate for ten seconds, and a burst
+            assert len(await rig.owed()) >= 9
+            seconds += 11
+            await rig.until_settled()
+    assert await rig.history() == {order_id: ["a"] for order_id in range(30)}
 
 
 async def test_only_the_oldest_message_of_an_order_is_under_way(rig: Rig) -> None:

@@ -11,19 +11,33 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, expect
+from pydantic import SecretStr
+from sqlalchemy import text
 
 from app.access.enforce import COOKIE
+from readreplica.sessions import WriteSession
 from sharding.topology import Topology
 from tests.callers import acting
-from tests.integration.pages_rig import PASSWORD, Pages, chromium, link_of, serving_pages, viewing
+from tests.integration.letters import Letters, catching_letters
+from tests.integration.pages_rig import PASSWORD, RING, Pages, chromium, link_of, serving_pages, viewing
 from tests.integration.services_rig import MODEL, ok
 
 NASTY = "\"><img src=x onerror=alert(1)>'</script><script>alert(2)</script>{{7*7}}"
 
 
 @pytest_asyncio.fixture(scope="module")
-async def pages(module_topology: Topology) -> AsyncIterator[Pages]:
-    async with serving_pages(module_topology) as pages:
+async def letters() -> AsyncIterator[Letters]:
+    async with catching_letters() as letters:
+        yield letters
+
+
+@pytest_asyncio.fixture(scope="module")
+async def pages(module_topology: Topology, letters: Letters) -> AsyncIterator[Pages]:
+    where = {
+        "notice_url": SecretStr(f"smtp://127.0.0.1:{letters.port}"),
+        "notice_link_base": "https://w.test",
+    }
+    async with serving_pages(module_topology, **where) as pages:
         yield pages
 
 
@@ -290,6 +304,118 @@ async def test_a_seller_approves_many_at_once_and_sees_what_became_of_each(
         await pages.services.take(order_id, operator="Oleg")
 
 
+async def test_a_seller_sets_another_price_and_the_customer_sees_it(
+    pages: Pages, browser: Browser, letters: Letters
+) -> None:
+    order_id = await pages.customers_order()
+    async with viewing(browser, pages.url, "Sara") as sara, viewing(browser, pages.url) as ada:
+        mine = await ada.open(f"/my/{order_id}#{link_of(order_id)}")
+        await expect(mine.locator(".big")).to_contain_text("412.50")
+        await expect(mine.locator(".facts")).to_contain_text(re.compile("21.4 . 22 . 6.5 mm"))
+        page = await sara.open(f"/orders/{order_id}")
+        await expect(page.locator(".part").first).to_contain_text("8.42 g, with what casting loses")
+        form = page.locator("form[action$=price]")
+        await form.locator("[name=price]").fill("much")
+        await form.locator("[name=reason]").fill(NASTY)
+        await form.locator("button").click()
+        await expect(page.locator("main .note.bad")).to_have_text("A price is a number, such as 250.50.")
+        await form.locator("[name=price]").fill("390,00")
+        await form.locator("[name=reason]").fill(NASTY)
+        await form.locator("button").click()
+        await expect(page.locator(".line-items tfoot")).to_contain_text("€390.00")
+        await expect(page.locator(".line-items tfoot")).to_contain_text(NASTY)
+        await expect(mine.locator(".big")).to_contain_text("390.00")
+        assert "onerror" not in await mine.content()
+        for name in ("shop", "crm", "mes"):
+            service = getattr(pages.services, name)
+            assert ok(await service.get(f"/v1/orders/{order_id}"))["price"] == "390.00"
+        await page.locator("#stored summary").click()
+        await expect(page.locator("#stored")).to_contain_text("orders_hot")
+        await expect(page.locator("#stored")).to_contain_text("No message is owed.")
+        await page.locator("form[action$=approve] button").click()
+        await pages.services.shows(pages.services.mes, order_id, "MANUFACTURING_APPROVED")
+        refused = await pages.services.crm.post(
+            f"/v1/orders/{order_id}/price", json={"price": "1.00", "reason": "too late"}
+        )
+        assert refused.status_code == 409
+        assert sara.complaints + ada.complaints == []
+    await letters.until(order_id, "Order N: the price is there", "Order N: a new price")
+    assert f"https://w.test/my/{order_id}#ey" in letters.came[-1].get_content()
+    await pages.services.take(order_id, operator="Oleg")
+
+
+async def test_a_letter_that_is_not_taken_is_sent_again_and_once(pages: Pages, letters: Letters) -> None:
+    letters.refuses = True
+    order_id = await pages.customers_order()
+    notices = f"notices WHERE order_id = {order_id}"
+
+    async def attempts(session: WriteSession) -> int | None:
+        found: int | None = await session.scalar(text(f"SELECT max(attempts) FROM {notices}"))
+        return found
+
+    async def until(wanted: int | None) -> None:
+        async with asyncio.timeout(30):
+            while (await pages.board.orders.transact(attempts)).value != wanted:  # noqa: ASYNC110 (SQL says it)
+                await asyncio.sleep(0.02)
+
+    await until(1)
+    letters.refuses = False
+    # What is refused rests half a minute.
+    due = text("UPDATE notices SET next_at = now()")
+    await pages.board.orders.transact(lambda session: session.execute(due))
+    await letters.until(order_id, "Order N: the price is there")
+    await until(None)
+    assert letters.of(order_id) == ["Order N: the price is there"]
+
+
+async def test_what_was_rejected_is_ordered_again_with_another_file(
+    pages: Pages, browser: Browser, letters: Letters
+) -> None:
+    order_id = await pages.customers_order()
+    assert (await pages.services.shop.post(f"/v1/orders/{order_id}/again")).status_code == 409
+    ok(await pages.services.crm.post(f"/v1/orders/{order_id}/approve"))
+    await pages.services.shows(pages.services.mes, order_id, "MANUFACTURING_APPROVED")
+    ok(await pages.services.take(order_id))
+    ok(await pages.services.advance(order_id, "REJECTED", reason=NASTY))
+    for service in (pages.services.shop, pages.services.crm):
+        await pages.services.shows(service, order_id, "REJECTED")
+    await pages.shown(order_id, "REJECTED")
+    async with viewing(browser, pages.url, "Sara") as sara, viewing(browser, pages.url) as ada:
+        page = await sara.open("/sales")
+        await page.locator("#rejected a[data-open-order]").first.click()
+        await page.fill("form[action$=ask-file] [name=reason]", f"thicker {NASTY}")
+        await page.click("form[action$=ask-file] button")
+        await expect(page.locator(".life")).to_contain_text("Another file asked for")
+        mine = await ada.open(f"/my/{order_id}#{link_of(order_id)}")
+        await expect(mine.locator("main .note.bad")).to_contain_text(f"thicker {NASTY}")
+        await mine.set_input_files(
+            "#again-file", {"name": "ring.exe", "mimeType": "model/stl", "buffer": MODEL}
+        )
+        await mine.click(".drop button")
+        await expect(mine.locator("main .note.bad").first).to_contain_text("send STL, 3MF or OBJ")
+        await mine.set_input_files(
+            "#again-file", {"name": "better.stl", "mimeType": "model/stl", "buffer": MODEL}
+        )
+        await mine.click(".drop button")
+        await expect(mine.locator("h1")).to_contain_text("better.stl")
+        await expect(mine.locator("form[action$=submit]")).to_be_visible()
+        again = mine.url.rpartition("/")[2]
+        assert again != order_id
+        # One order follows it, however often that is asked for.
+        found = ok(await pages.services.shop.post(f"/v1/orders/{order_id}/again"))
+        assert (found["order_id"], found["quantity"]) == (again, 2)
+        await mine.goto(f"{pages.url}/my/{order_id}")
+        await mine.get_by_role("link", name="To the new order").click()
+        await expect(mine).to_have_url(f"{pages.url}/my/{again}")
+        said = "Order N: the price is there", "Order N cannot be made", "Order N: please send another file"
+        await letters.until(order_id, *said)
+        page = await sara.open("/sales")
+        await expect(page.locator("#rejected")).not_to_contain_text(order_id)
+        assert sara.complaints == []
+        # The console has what was refused.
+        assert [each for each in ada.complaints if "409" not in each] == []
+
+
 @pytest.mark.parametrize("language", ["en", "ru"])
 async def test_a_customer_orders_and_follows_it_by_his_link(
     pages: Pages, browser: Browser, language: str
@@ -306,6 +432,7 @@ async def test_a_customer_orders_and_follows_it_by_his_link(
         await page.click(".drop button")
         await page.locator("form[action$=submit] button").click()
         await expect(page.locator(".way li").nth(1)).to_have_class("now")
+        await expect(page.locator("#place")).to_be_visible()
         await pages.services.shows(pages.services.mes, order_id, "SUBMITTED")
         await pages.services.price(order_id)
         # The price comes by itself.
@@ -318,6 +445,40 @@ async def test_a_customer_orders_and_follows_it_by_his_link(
         other = ok(await pages.services.start(), 201)["order_id"]
         page = await ada.open(f"/my/{other}")
         await expect(page.locator("[data-opens]")).to_be_visible()
+
+
+async def test_a_piece_is_seen_in_3d_by_those_who_may_see_it(pages: Pages, browser: Browser) -> None:
+    [order_id] = await pages.approved(name="signet.stl", content=RING)
+    await pages.draw(order_id)
+    other = ok(await pages.services.start(), 201)["order_id"]
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        page = await rosa.open(f"/orders/{order_id}")
+        picture = page.locator(".stage img")
+        await expect(picture).to_be_visible()
+        assert await picture.evaluate("each => each.decode().then(() => each.naturalWidth)") == 320
+        assert not await page.evaluate("Boolean(customElements.get('model-viewer'))")
+        await page.get_by_role("button", name="Show in 3D").click()
+        await expect(page.locator("model-viewer")).to_be_visible()
+        await expect(page.locator("model-viewer")).to_have_js_property("loaded", True)
+        # What is open stays open when the page hears of a change.
+        await page.evaluate("document.querySelector('model-viewer').dataset.mine = 'yes'")
+        ok(await pages.services.take(order_id, operator="Oleg"))
+        await expect(page.locator(".order-head .s-MANUFACTURING_STARTED")).to_be_visible()
+        await expect(page.locator("model-viewer[data-mine=yes]")).to_be_visible()
+        await page.get_by_role("button", name="Back to the picture").click()
+        await expect(picture).to_be_visible()
+        assert rosa.complaints == []
+    async with viewing(browser, pages.url) as ada:
+        page = await ada.open(f"/my/{other}#{link_of(other)}")
+        await expect(page.locator(".empty h2")).to_have_text("No model")
+        # Another's order is as one that is not there.
+        for path in (f"/my/{order_id}/picture", "/my/17/mesh", f"/orders/{order_id}/picture"):
+            assert (await page.request.get(f"{pages.url}{path}")).status == 401
+        for path in (f"/my/{other}/picture", f"/my/{other}/mesh?line=2"):
+            assert (await page.request.get(f"{pages.url}{path}")).status == 404
+        said = {"Cookie": f"__Host-order-{order_id}={link_of(other)}"}
+        foreign = await page.request.get(f"{pages.url}/my/{order_id}/picture", headers=said)
+        assert foreign.status == 404
 
 
 @pytest.mark.long
@@ -336,6 +497,14 @@ async def test_every_page_is_open_to_all(pages: Pages, browser: Browser, themes:
     await pages.shown(rejected, "REJECTED")
     await pages.shown(to_confirm, "PRICE_CALCULATED")
     customer = ok(await pages.services.start(), 201)["order_id"]
+    priced = await pages.customers_order()
+    await pages.draw(priced)
+    failed = await pages.customers_order()
+    ok(await pages.services.crm.post(f"/v1/orders/{failed}/approve"))
+    await pages.services.shows(pages.services.mes, failed, "MANUFACTURING_APPROVED")
+    ok(await pages.services.take(failed))
+    ok(await pages.services.advance(failed, "REJECTED", reason="the wall is too thin"))
+    await pages.shown(failed, "REJECTED")
     staff = {
         "Rosa": (
             "/",
@@ -349,8 +518,13 @@ async def test_every_page_is_open_to_all(pages: Pages, browser: Browser, themes:
             "/search?q=ring",
             "/search?q=nothing-like-this",
         ),
-        "Sara": ("/sales", f"/orders/{to_confirm}"),
-        None: ("/login", "/", f"/my/{customer}", f"/my/{customer}#{link_of(customer)}"),
+        "Sara": ("/sales", f"/orders/{to_confirm}", f"/orders/{priced}", f"/orders/{failed}"),
+        None: (
+            "/login",
+            "/",
+            f"/my/{customer}",
+            *(f"/my/{each}#{link_of(each)}" for each in (customer, priced, failed)),
+        ),
     }
     found = []
     for (name, paths), (language, width) in itertools.product(staff.items(), (("en", 1440), ("ru", 360))):

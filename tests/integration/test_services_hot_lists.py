@@ -12,7 +12,9 @@ from app.mes.hot_list import GOOD_MS, HotLists
 from app.mes.schemas import MesOrderPage
 from app.messaging.streams import open_redis
 from app.models.status import Status
+from readreplica.context import causality
 from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_POSITION
 from sharding.topology import Topology
 from tests.callers import by_operator
 from tests.integration.messaging_rig import until
@@ -163,3 +165,60 @@ async def test_who_comes_half_a_second_after_a_slow_reading_began_does_not_wait_
         gate.set()
         assert done
         assert (await second, await first) == (new, old)
+
+
+OLD, NEW = (MesOrderPage(orders=[], next_cursor=name) for name in ("old", "new"))
+
+
+async def test_who_has_changed_an_order_does_not_wait_for_what_was_being_read(topology: Topology) -> None:
+    """In whichever process: a primary may show a commit later than one that has a higher position."""
+    async with redis_of(topology) as redis:
+        ours, others = HotLists(redis), HotLists(redis)
+        gate = asyncio.Event()
+
+        async def slow(_after: CausalToken) -> MesOrderPage:
+            await gate.wait()
+            return OLD
+
+        async def quick(_after: CausalToken) -> MesOrderPage:
+            return NEW
+
+        waiting = [asyncio.create_task(lists.page(Status.SUBMITTED, slow)) for lists in (ours, others)]
+        await until(partial(is_filling, ours))
+        await until(partial(is_filling, others))
+        await ours.changed(Status.SUBMITTED)
+        for lists in (ours, others):
+            assert await asyncio.wait_for(lists.page(Status.SUBMITTED, quick), 5) == NEW
+        gate.set()
+        assert await asyncio.gather(*waiting) == [OLD, OLD]
+        assert await ours.page(Status.SUBMITTED, quick) == NEW
+
+
+async def test_a_page_that_is_kept_late_is_shown_no_longer_for_that(topology: Topology) -> None:
+    """A frozen Redis does what it was sent when it goes on, however long ago that was."""
+    async with redis_of(topology) as redis, redis_of(topology) as another:
+        lists, later = HotLists(redis), HotLists(another)
+
+        async def old(_after: CausalToken) -> MesOrderPage:
+            await another.client_pause(700, all=False)  # what writes waits
+            return OLD
+
+        async def new(_after: CausalToken) -> MesOrderPage:
+            return NEW
+
+        assert await lists.page(Status.SUBMITTED, old) == OLD
+        await another.set("written", "once it goes on", ex=5)
+        assert await later.page(Status.SUBMITTED, new) == NEW
+
+
+async def test_a_position_that_is_not_known_is_in_no_stamp(topology: Topology) -> None:
+    async with redis_of(topology) as redis:
+        lists = HotLists(redis)
+        pages = iter([OLD, NEW])
+
+        async def read(_after: CausalToken) -> MesOrderPage:
+            return next(pages)
+
+        with causality(CausalToken({"mes_0": UNKNOWN_POSITION})):
+            assert await lists.page(Status.SUBMITTED, read) == OLD
+            assert await lists.page(Status.SUBMITTED, read) == NEW

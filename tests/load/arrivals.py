@@ -12,6 +12,7 @@ from statistics import quantiles
 from urllib.parse import urlsplit
 
 from app.console.demo.shapes import good_shapes
+from app.kit.caller import Role
 
 DEADLINE_SECONDS = 1.0
 """An answer that comes later than this after the arrival is of no use to the caller any more."""
@@ -141,12 +142,12 @@ class Caller:
     Parameters:
         url: the service's.
         order_ids: orders that may be asked for.
-        key: an admin's API key.
+        keys: the API key of each role that asks: an operator, a service, and an admin for all else.
     """
 
     url: str
     order_ids: Sequence[str]
-    key: str
+    keys: Mapping[Role, str]
     _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: count(time.time_ns()))
     _busy: int = 0
@@ -195,19 +196,19 @@ class Caller:
         number = next(self._numbers)
         match arrival.kind:
             case Kind.OPERATORS:
-                return self._get("/v1/orders?limit=50")
+                return self._get("/v1/orders?limit=50", Role.OPERATOR)
             case Kind.LISTS:
-                return self._get("/v1/orders?status=SHIPPED&limit=200")
+                return self._get("/v1/orders?status=SHIPPED&limit=200", Role.SERVICE)
             case Kind.HISTORY:
                 return self._get(f"/v1/orders/{self.order_ids[number % len(self.order_ids)]}")
             case Kind.CREATION:
                 return self._post(arrival.sender, number)
 
-    def _get(self, path: str) -> bytes:
-        return "\r\n".join([f"GET {path} HTTP/1.1", *self._headers(), "", ""]).encode()
+    def _get(self, path: str, role: Role = Role.ADMIN) -> bytes:
+        return "\r\n".join([f"GET {path} HTTP/1.1", *self._headers(role), "", ""]).encode()
 
-    def _headers(self) -> list[str]:
-        return [f"Host: {urlsplit(self.url).netloc}", f"Authorization: Bearer {self.key}"]
+    def _headers(self, role: Role = Role.ADMIN) -> list[str]:
+        return [f"Host: {urlsplit(self.url).netloc}", f"Authorization: Bearer {self.keys[role]}"]
 
     def _post(self, sender: str, number: int) -> bytes:
         mark = "load-test-boundary"

@@ -6,12 +6,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import httpx
+import psycopg
 
 from app.console.demo.day import wait_until_known
 from app.console.identities import create_all
@@ -55,11 +56,14 @@ class Bench:
     order_ids: list[str] = field(default_factory=list)
 
     @cached_property
-    def key(self) -> str:
-        """The API key of an admin."""
-        made = create_all(self.platform.topology(), {"load test": Role.ADMIN})["load test"]
-        wait_until_known(self.platform.topology(), {"mes": made})
-        return made
+    def keys(self) -> Mapping[Role, str]:
+        """The API key of each role that asks."""
+        roles = (Role.OPERATOR, Role.SERVICE, Role.ADMIN)
+        made = create_all(self.platform.topology(), {f"load test, {role}": role for role in roles})
+        found = {role: made[f"load test, {role}"] for role in roles}
+        for key in found.values():
+            wait_until_known(self.platform.topology(), {"mes": key})
+        return found
 
     @property
     def url(self) -> str:
@@ -75,10 +79,10 @@ class Bench:
 
     def fill(self, orders: int = SEEDED_ORDERS) -> None:
         """Make some orders to ask for."""
-        key = self.key  # here: the command that makes it runs a loop of its own
+        keys = self.keys  # here: the command that makes them runs a loop of its own
 
         async def make() -> None:
-            caller = Caller(self.url, self.order_ids, key)
+            caller = Caller(self.url, self.order_ids, keys)
             answers = [await caller.one(Kind.CREATION) for _ in range(orders)]
             caller.close()
             assert all(answer.status in {201, 202} for answer in answers), answers
@@ -93,18 +97,34 @@ class Bench:
             found = httpx.get(
                 f"{self.url}/v1/orders",
                 params={"status": "PRICE_CALCULATED", "limit": 200},
-                headers={"Authorization": f"Bearer {self.key}"},
+                headers={"Authorization": f"Bearer {self.keys[Role.ADMIN]}"},
             ).json()
             if len(found["orders"]) >= SEEDED_ORDERS // 2 or time.monotonic() > deadline:
                 return [str(order["order_id"]) for order in found["orders"]]
             time.sleep(0.2)
+
+    def settle(self) -> None:
+        """Leave nothing to do behind that the next run would pay for: orders that were taken in, and jobs."""
+        topology, deadline = self.platform.topology(), time.monotonic() + 60
+        owed = "SELECT (SELECT count(*) FROM pricing_jobs) + (SELECT count(*) FROM outbox)"
+        with ExitStack() as opened:
+            shards = []
+            for name in topology.databases_of("mes"):
+                url = topology.url(name, role="mes").set(drivername="postgresql")
+                text = url.render_as_string(hide_password=False)
+                shards.append(opened.enter_context(psycopg.connect(text, autocommit=True)))
+            for shard in shards:
+                shard.execute("DELETE FROM intake")
+            while any(shard.execute(owed).fetchone() != (0,) for shard in shards):
+                assert time.monotonic() < deadline, "what was ordered is not done with"
+                time.sleep(0.2)
 
     def capacity(self, *, seconds: float, callers: int = 12) -> float:
         """Return how many requests of the usual mix are done in a second, by so many who never pause."""
         planned = iter(arrivals(lambda _: 1000, seconds=60, seed=3))
 
         async def measure() -> float:
-            caller, done, over = Caller(self.url, self.order_ids, self.key), 0, time.monotonic() + seconds
+            caller, done, over = Caller(self.url, self.order_ids, self.keys), 0, time.monotonic() + seconds
 
             async def call() -> None:
                 nonlocal done
@@ -131,7 +151,7 @@ class Bench:
         planned = sorted(
             (*arrivals(rate, seconds=seconds, seed=seed, mix=mix), *more), key=lambda each: each.at_seconds
         )
-        return asyncio.run(Caller(self.url, self.order_ids, self.key).run(planned, seconds=seconds))
+        return asyncio.run(Caller(self.url, self.order_ids, self.keys).run(planned, seconds=seconds))
 
 
 @contextmanager
@@ -202,6 +222,8 @@ class Sweep:
 
 def sweep(bench: Bench, *, seconds: float, limits: tuple[int, ...] = FIXED_LIMITS, rounds: int = 1) -> Sweep:
     """Load the MES by three times its capacity under each limit, the adaptive one between the others."""
+    bench.settle()
+    bench.load(lambda _: 20, seconds=2, seed=1)  # fills pools and statement caches
     capacity = bench.capacity(seconds=min(4.0, seconds))
     names = [f"fixed:{number}" for number in limits]
     names.insert(len(names) // 2, "adaptive")
@@ -216,6 +238,7 @@ def sweep(bench: Bench, *, seconds: float, limits: tuple[int, ...] = FIXED_LIMIT
 
 
 def _overload(bench: Bench, limiter: str, capacity: float, *, seconds: float) -> Overload:
+    bench.settle()
     bench.restart(limiter)
     bench.load(lambda _: capacity / 4, seconds=2, seed=1)  # fills pools and statement caches
     unloaded = bench.load(lambda _: capacity / 5, seconds=seconds, seed=2)

@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from app.flow.control import Override, RateDecision, RateOptions, SenderMeter, decide, next_rate
 from app.flow.limiter import Priority
 from app.flow.shedding import PRIORITIES, priority_of
 from app.flow.signals import SIGNALS, Pressure, pressure_on
+from app.kit.caller import Role
 
 OPTIONS = RateOptions()
 UNTIL = datetime(2026, 12, 2, 12, 0, tzinfo=UTC)
@@ -72,10 +74,14 @@ def test_who_ignores_its_grant_is_found_and_the_others_go_on() -> None:
     for sender in ("shop", "crm"):
         meter.hear(sender, 5.0, 5)
     taken = 0
-    for _ in range(1000):  # a hundred in a second, for ten seconds
-        clock.now += 0.01
-        taken += meter.receive("shop")
+    with capture_logs() as logged:
+        for _ in range(1000):  # a hundred in a second, for ten seconds
+            clock.now += 0.01
+            taken += meter.receive("shop")
     assert taken == 2 * 5 * 10 + 5
+    [said] = logged  # once, however much it is
+    assert (said["event"], said["log_level"], said["sender"]) == ("grant_ignored", "error", "shop")
+    assert said["rate"] > 2 * said["granted"] == 2 * 5
     assert meter.receive("crm")
     clock.now += 11
     assert meter.receive("shop")
@@ -98,9 +104,27 @@ STEPS = ("take", "advance", "release", "hand-over")
 
 @pytest.mark.parametrize(("service", "method", "route"), [key for key in PRIORITIES if key[0] == "mes"])
 def test_operators_are_never_refused_and_deep_pages_first(service: str, method: str, route: str) -> None:
-    found = priority_of(service, method, route)
+    found = priority_of(service, method, route, role=Role.OPERATOR, query={})
     assert (found is Priority.NEVER) == (
         route in {"/v1/orders", *(f"/v1/orders/{{order_id}}/{step}" for step in STEPS)}
     )
-    assert priority_of(service, "GET", "/v1/orders", is_deep=True) is Priority.HISTORY
-    assert priority_of(service, "GET", "/v1/new") is Priority.LISTS
+    deep = priority_of(service, "GET", "/v1/orders", role=Role.OPERATOR, query={"cursor": "next"})
+    assert deep is Priority.HISTORY
+    assert priority_of(service, "GET", "/v1/new", role=Role.OPERATOR, query={}) is Priority.LISTS
+
+
+@pytest.mark.parametrize(
+    ("role", "query", "expected"),
+    [
+        (Role.OPERATOR, {}, Priority.NEVER),
+        (Role.OPERATOR, {"status": "PACKAGING", "limit": "200"}, Priority.NEVER),
+        (Role.OPERATOR, {"status": "SHIPPED"}, Priority.LISTS),
+        (Role.OPERATOR, {"status": "no status"}, Priority.LISTS),
+        (Role.SERVICE, {}, Priority.LISTS),
+        (Role.AUDITOR, {"status": "PACKAGING"}, Priority.LISTS),
+        (Role.ADMIN, {}, Priority.LISTS),
+        (Role.SERVICE, {"cursor": "next"}, Priority.HISTORY),
+    ],
+)
+def test_the_operators_list_is_theirs_alone(role: Role, query: dict[str, str], expected: Priority) -> None:
+    assert priority_of("mes", "GET", "/v1/orders", role=role, query=query) is expected

@@ -64,6 +64,7 @@ class Simulation:
         self.state = LimitState(limit=float(self.fixed or self.options.initial))
         self._inflight = self._busy = self._most = 0
         self._work = self._counted = self._since = self._empty = 0.0
+        self._overstayed = -REST_SECONDS
         self._latencies: list[float] = []
         self._was_full, self._is_burst, self._waited = False, False, -10.0
         self._push(self._random.expovariate(self.rate(0.0)), None)
@@ -130,12 +131,13 @@ class Simulation:
         self._end_window(now)
         if not self._queue:
             self._empty = now
-        standing = now - self._empty > STANDING_SECONDS
+        standing = now - self._empty > STANDING_SECONDS or now - self._overstayed < REST_SECONDS
         allowed = (self.state.baseline_seconds or MAX_WAIT_SECONDS) if standing else MAX_WAIT_SECONDS
         while self._queue and self._inflight < int(self.state.limit):
             waited_from = self._queue.popleft()
             if now - waited_from > allowed:
                 self.refused_at.append(now)
+                self._overstayed = now
             else:
                 self._admit(now, waited_from)
 
@@ -315,6 +317,30 @@ async def test_in_a_standing_queue_one_waits_no_longer_than_it_takes() -> None:
         gates[0].set()
         await turn()
         assert done == ["creation", "creation shed", "creation shed", "creation shed"]
+
+
+async def test_a_standing_queue_that_was_emptied_by_refusals_is_no_burst() -> None:
+    limit, clock = limiter()
+    limit.state = LimitState(limit=1.0, baseline_seconds=0.01)
+    done = list[str]()
+    holding, until = asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(hold(limit, Priority.CREATION, holding, done))
+        await turn()
+        tasks.create_task(hold(limit, Priority.CREATION, until, done))
+        await turn()
+        clock.now = STANDING_SECONDS + 0.5
+        holding.set()
+        await turn()
+        assert done == ["creation", "creation shed"]
+        again = tasks.create_task(hold(limit, Priority.NEVER, until, done))
+        await turn()
+        late = tasks.create_task(hold(limit, Priority.HISTORY, until, done))
+        # It waits as long as it takes, and not for a second.
+        await asyncio.wait_for(late, 0.5)
+        assert done[-1] == "history shed"
+        until.set()
+        await again
 
 
 async def test_a_burst_after_a_rest_waits_and_is_not_refused() -> None:

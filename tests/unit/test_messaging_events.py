@@ -27,6 +27,7 @@ from app.messaging.events import (
     OrderSubmitted,
     PriceCalculated,
     PriceRenewed,
+    PriceSet,
     RequoteRequested,
     SnapshotEntry,
     SnapshotLine,
@@ -64,6 +65,7 @@ SAMPLES: tuple[Event, ...] = (
     CancelRequested(actor="Ana", reason="too dear"),
     CancelRefused(reason="metal has been cast", status=Status.MANUFACTURING_STARTED),
     RequoteRequested(actor="Sara"),
+    PriceSet(actor="Sara", price=Decimal("390.00"), reason="a faithful customer"),
     PriceRenewed(
         actor="pricing",
         price=Decimal("91.20"),

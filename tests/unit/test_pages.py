@@ -17,7 +17,14 @@ from app.access.table import PAGES
 from app.board.pages import front
 from app.board.pages.entry import own_path
 from app.board.pages.reasons import REASONS, code_of, translated
-from app.board.pages.rendering import FOLDER, HEADERS, PageReader, static_files
+from app.board.pages.rendering import (
+    FOLDER,
+    HEADERS,
+    VIEWER_HEADERS,
+    VIEWER_STYLE,
+    PageReader,
+    static_files,
+)
 from app.kit.strict import StrictRoute
 from app.pricing import errors as pricing_errors
 from ops import pages
@@ -52,7 +59,11 @@ def test_the_plots_of_the_dbas_pages_are_as_their_package_has_them() -> None:
 def test_every_text_is_there_in_russian_with_the_same_values_in_it() -> None:
     with (FOLDER / "locale" / "ru.po").open("rb") as file:
         catalogue = read_po(file)
-    methods = [("pages/**.py", "python"), ("templates/**.html", "jinja2.ext.babel_extract")]
+    methods = [
+        ("pages/**.py", "python"),
+        ("notices.py", "python"),
+        ("templates/**.html", "jinja2.ext.babel_extract"),
+    ]
     used = {found[2] for found in extract_from_dir(FOLDER, method_map=methods, keywords=KEYWORDS)}
     known = {message.id: message for message in catalogue if message.id}
     assert {one_of(text) for text in used} == {one_of(text) for text in known}
@@ -82,6 +93,9 @@ def test_the_policy_lets_nothing_else_in() -> None:
     assert "unsafe" not in policy
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
+    # A page with a piece in 3D has one style more, which is known by its hash.
+    viewers = VIEWER_HEADERS["Content-Security-Policy"]
+    assert viewers.replace(f" {VIEWER_STYLE}", "") == policy
 
 
 def test_every_page_has_a_rule_and_every_rule_a_page() -> None:

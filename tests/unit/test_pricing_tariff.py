@@ -13,7 +13,7 @@ from app.console.demo.shapes import band_ring, stl_binary
 from app.models.reference import Finish, Material
 from app.pricing.errors import UnknownChoice
 from app.pricing.measurement import Measurement
-from app.pricing.tariff import TARIFF, Metal, Tariff, price
+from app.pricing.tariff import TARIFF, Metal, Tariff, explain, price
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "pricing.md"
 
@@ -105,3 +105,22 @@ def test_an_unknown_choice_is_named_with_the_known_ones(material: str, finish: s
         UnknownChoice, match=r"There is no (material 'wood'|finish 'pink')\. Choose one of .*,"
     ):
         price(measured, material=material, finish=finish, quantity=1)
+
+
+@given(measurements, materials, finishes)
+def test_the_parts_of_a_price_are_the_price(
+    measured: Measurement, material: Material, finish: Finish
+) -> None:
+    found = explain(measured, material=material, finish=finish, tariff=TARIFF)
+    parts = sum(
+        Decimal(str(found[name])) for name in found if name.endswith("_eur") and name != "minimum_eur"
+    )
+    unit = price(measured, material=material, finish=finish, quantity=1).unit_eur
+    # Each is rounded by itself, and the price once.
+    assert abs(max(parts, Decimal(str(found.get("minimum_eur", 0)))) - unit) <= Decimal("0.02")
+    assert explain(measured, material=material, finish=finish, tariff=TARIFF, with_price=False).keys() == {
+        "box_mm",
+        "volume_mm3",
+        "area_mm2",
+        "polygons",
+    }

@@ -8,22 +8,28 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Form, Query, Request, UploadFile
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from app.access.credentials import LIFETIMES, LONGEST_TOKEN, TokenUse
 from app.access.enforce import Access, refuse_cross_site
 from app.access.errors import NotAuthenticated
 from app.board import repository
+from app.board.actions import ActionRefused
 from app.board.pages.entry import said_of
+from app.board.pages.pieces import LineNumber, ModelVersion, download, pieces_of, shown
+from app.board.pages.prices import measured_of, measures_of, said_last, tracking_of
 from app.board.pages.reasons import translated
-from app.board.pages.rendering import HEADERS, PageReader, is_fragment, page
+from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, PageReader, is_fragment, page, render
 from app.board.pages.rendering import marked as _
-from app.board.pages.staff import Pages, Parts, attempt, download
+from app.board.pages.staff import Pages, Parts, attempt
 from app.board.pages.stream import stream_of
 from app.board.pages.views import Act, card_of
 from app.board.repository import FoundOrder, ListedOrder
+from app.files import UnsupportedModelType, model_name, model_suffix
+from app.flow.places import PricingPlace
 from app.kit.caller import current_caller
 from app.kit.strict import StrictRoute
+from app.messaging.events import SnapshotLine
 from app.models.status import Status
 from app.orders import UnknownOrder
 from app.schemas import AFTER_TOKEN, OrderIdPath
@@ -124,9 +130,14 @@ async def open_order(
     if read is None or read[0] is not TokenUse.LINK or read[1]["sub"] != str(order_id):
         raise NotAuthenticated
     answer = RedirectResponse(f"/my/{order_id}", 303, headers=dict(HEADERS))
+    give_cookie(answer, order_id, link)
+    return answer
+
+
+def give_cookie(answer: Response, order_id: int, link: str) -> None:
+    """Open an order for a browser, for as long as its link is good."""
     age = int(LIFETIMES[TokenUse.LINK].total_seconds())
     answer.set_cookie(cookie_of(order_id), link, max_age=age, secure=True, httponly=True, samesite="lax")
-    return answer
 
 
 @router.get("/my/{order_id}")
@@ -135,14 +146,23 @@ async def my_order(request: Request, parts: Parts, order_id: OrderIdPath) -> Res
     return await _page(request, parts, order_id)
 
 
+def _refuse_foreign(order_id: int) -> None:
+    if order_id not in (current_caller().order_ids or ()):
+        raise UnknownOrder(order_id)
+
+
+async def _lines(parts: Pages, order_id: int) -> Sequence[SnapshotLine]:
+    _refuse_foreign(order_id)
+    return await parts.lines(order_id)
+
+
 async def _found(parts: Pages, order_id: int, *, is_change: bool = False) -> FoundOrder:
     """Read an order of the customer.
 
     Raises:
         UnknownOrder: it is none of his.
     """
-    if order_id not in (current_caller().order_ids or ()):
-        raise UnknownOrder(order_id)
+    _refuse_foreign(order_id)
     async with parts.read_live(freshness=PRIMARY if is_change else ANY) as session:
         return await repository.find_order(session, order_id)
 
@@ -153,14 +173,15 @@ async def _page(
     viewer, after = PageReader.of(request), parts.streams.position()
     found = await _found(parts, order_id, is_change=request.method != "GET")
     order = found.order
+    is_refusal = refused is not None and not is_fragment(request)
     waits_for = _WAITS_FOR.get(order.status)
     if order.cancel_requested_at is not None:
         waits_for = _("You have asked to cancel it; the workshop decides whether it still can.")
     return page(
         request,
         "my.html" if not is_fragment(request) else "my_body.html",
-        status=409 if refused and not is_fragment(request) else 200,
-        headers={**HEADERS, "X-Part": "my"},
+        status=409 if is_refusal else 200,
+        headers={**VIEWER_HEADERS, "X-Part": "my"},
         o=card_of(order, ends=order.price_valid_until),
         order=order,
         address=f"/my/{order_id}",
@@ -169,12 +190,46 @@ async def _page(
         reason=translated(order.reason, viewer),
         way=way_of(order.status, viewer),
         waits_for=viewer.gettext(waits_for) if waits_for else None,
-        model_glb=None,
+        pieces=await pieces_of(parts.models, found.lines, order.status),
         facts=_facts(found, viewer),
         actions=_acts(order, viewer),
+        place=place_text(await parts.places.read(order_id), viewer) if _is_priced(order) else None,
+        asked_for_file=said_last(found.timeline, "file_requested"),
+        replaced_by=said_last(found.timeline, "replaced_by"),
         may_upload=order.status in {Status.INITIATED, Status.FILE_UPLOADED},
-        stream_url=f"/my/{order_id}/stream" + (f"?after={after}" if after else ""),
+        # What was refused stays to be read: a page that hears of a change would ask for itself anew.
+        stream_url=None if is_refusal else f"/my/{order_id}/stream" + (f"?after={after}" if after else ""),
     )
+
+
+def _is_priced(order: ListedOrder) -> bool:
+    return order.status is Status.SUBMITTED
+
+
+@router.get("/my/{order_id}/place")
+async def my_place(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """Show again where the order stands among those that wait for a price: a part of its page."""
+    _refuse_foreign(order_id)
+    viewer = PageReader.of(request)
+    place = place_text(await parts.places.read(order_id), viewer)
+    text = render("place.html", viewer, place=place, address=f"/my/{order_id}")
+    return HTMLResponse(text, headers={**HEADERS, "X-Part": "place"})
+
+
+def place_text(place: PricingPlace | None, viewer: PageReader) -> str:
+    """Return how many orders are priced before one, and when its price may be expected, in words."""
+    if place is None:
+        return viewer.gettext(_("It is in the queue; its place is not known just now."))
+    before = (
+        viewer.ngettext("%(n)d order is before yours", "%(n)d orders are before yours", place.place)
+        if place.place
+        else viewer.gettext(_("Yours is next"))
+    )
+    if place.expected_seconds is None:
+        return before
+    minutes = max(1, round(place.expected_seconds / 60))
+    when = viewer.ngettext("priced in about %(n)d minute", "priced in about %(n)d minutes", minutes)
+    return f"{before} · {when}"
 
 
 def _facts(found: FoundOrder, viewer: PageReader) -> Sequence[tuple[str, str]]:
@@ -185,6 +240,8 @@ def _facts(found: FoundOrder, viewer: PageReader) -> Sequence[tuple[str, str]]:
         (g(_("Pieces")), str(order.quantity)),
         (g(_("Ordered on")), viewer.moment(order.created_at)),
         (g(_("Shipped on")), viewer.moment(order.shipped_at) if order.shipped_at else ""),
+        (g(_("Tracking number")), tracking_of(found.timeline) or ""),
+        *measures_of(measured_of(found.timeline).values(), viewer),
     ]
     return [(name, value) for name, value in said if value]
 
@@ -201,7 +258,23 @@ async def my_stream(
 @router.get("/my/{order_id}/model")
 async def my_model(parts: Parts, order_id: OrderIdPath) -> Response:
     """Send the customer the file of his model."""
-    return await download(parts, await _found(parts, order_id), line_no=1)
+    return await download(parts.models, order_id, await _lines(parts, order_id), line_no=1)
+
+
+@router.get("/my/{order_id}/picture")
+async def my_picture(
+    parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = ""
+) -> Response:
+    """Send the customer the picture of his piece."""
+    return await shown(parts.models, order_id, await _lines(parts, order_id), line_no=line, kind="png")
+
+
+@router.get("/my/{order_id}/mesh")
+async def my_mesh(
+    parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = ""
+) -> Response:
+    """Send the customer the mesh of his piece, for the view in 3D."""
+    return await shown(parts.models, order_id, await _lines(parts, order_id), line_no=line, kind="glb")
 
 
 @router.post("/my/{order_id}/submit")
@@ -235,6 +308,28 @@ async def upload(request: Request, parts: Parts, order_id: OrderIdPath, file: Up
     name, content = file.filename or "model", await file.read()
     refused = await attempt(parts.actions.upload(current_caller(), order_id, name, content))
     return await _done(request, parts, order_id, refused, "upload")
+
+
+@router.post("/my/{order_id}/again")
+async def upload_again(request: Request, parts: Parts, order_id: OrderIdPath, file: UploadFile) -> Response:
+    """Order once more what was rejected, with another file: it is a new order, which this leads to."""
+    await _found(parts, order_id)
+    name, content = file.filename or "model", await file.read()
+    try:
+        # Before an order is started for it.
+        model_suffix(model_name(name))
+    except UnsupportedModelType:
+        return await _page(request, parts, order_id, refused={"title": "Unsupported model type"})
+    try:
+        started = await parts.actions.again(current_caller(), order_id)
+        new_id = int(started["order_id"])
+        await parts.actions.upload(current_caller(), new_id, name, content)
+    except ActionRefused as refused:
+        return await _page(request, parts, order_id, refused=refused.facts)
+    await parts.known(new_id)
+    answer = RedirectResponse(f"/my/{new_id}", 303, headers=dict(HEADERS))
+    give_cookie(answer, new_id, str(started["link"]))
+    return answer
 
 
 _SHOWS: Mapping[str, Callable[[ListedOrder], bool]] = {

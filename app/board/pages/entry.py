@@ -42,6 +42,7 @@ PROBLEM_TEXTS: Mapping[str, str] = {
     "Illegal transition": _("The order has gone on: it is “%(current)s” by now."),
     "Cancellation pending": _("A cancellation was asked for; the workshop decides first."),
     "Price renewal pending": _("A new price was asked for; it comes in a moment."),
+    "Not a price": _("A price is a number, such as 250.50."),
     "Price expired": _("The price is not good any more: ask for a new one."),
     "Unknown order": _("There is no such order."),
     "Not allowed": _("Your role does not allow this."),

@@ -1,6 +1,7 @@
 """The pages of sellers: what waits for them; and what all of staff look up: a search, a customer's orders."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
@@ -9,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.board import repository
 from app.board.pages.entry import said_of
+from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, PageReader, page
 from app.board.pages.rendering import marked as _
 from app.board.pages.staff import Pages, Parts, attempt
@@ -23,6 +25,7 @@ router = APIRouter(include_in_schema=False, route_class=StrictRoute, dependencie
 EXPIRES_WITHIN = timedelta(days=3)
 WAITS_LONG = timedelta(days=2)
 _MOST_APPROVED = 100
+_MOST_REJECTED = 10
 
 
 @router.get("/search")
@@ -76,6 +79,7 @@ async def _sales(request: Request, parts: Pages, report: ApprovalReport | None =
         to_confirm = await repository.to_confirm(session)
         expiring = await repository.expiring(session, before=now + EXPIRES_WITHIN)
         refused = await repository.refused_cancellations(session)
+        rejected = await repository.rejected(session, limit=_MOST_REJECTED)
         waiting_long = await repository.waiting_long(session, since=now - WAITS_LONG)
     return page(
         request,
@@ -85,6 +89,8 @@ async def _sales(request: Request, parts: Pages, report: ApprovalReport | None =
         more_to_confirm=to_confirm.next_cursor is not None,
         expiring=[card_of(each, ends=each.price_valid_until) for each in expiring.orders],
         refused=[card_of(each) for each in refused.orders],
+        rejected=[replace(card_of(each), reason=translated(each.reason, viewer)) for each in rejected.orders],
+        more_rejected=rejected.next_cursor is not None,
         waiting_long=[card_of(each) for each in waiting_long.orders],
         report=report,
         tabs=tabs_of(viewer, "/sales"),

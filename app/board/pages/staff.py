@@ -1,12 +1,11 @@
 """The pages of staff: the operator's board, and an order with what may be done with it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, NamedTuple
-from urllib.parse import quote, urlencode
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
@@ -14,6 +13,9 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from app.board import repository
 from app.board.actions import ActionRefused, Actions
 from app.board.pages.entry import said_of
+from app.board.pages.filters import ChosenFilters, amount_of
+from app.board.pages.pieces import LineNumber, ModelVersion, download, pieces_of, shown
+from app.board.pages.prices import measured_of, measures_of, parts_of, set_by_hand
 from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, PageReader, is_fragment, page, render
 from app.board.pages.rendering import marked as _
@@ -26,12 +28,14 @@ from app.board.pages.views import (
     life_of,
     tabs_of,
 )
-from app.board.repository import Cursor, Filters, FoundOrder, ListCursorMalformed, ListedOrder
-from app.files import ModelMissing, ModelStore
+from app.board.repository import Cursor, ListCursorMalformed, ListedOrder
+from app.files import ModelStore
+from app.flow.places import Places
 from app.kit.caller import Caller, Role, current_caller
 from app.kit.strict import StrictRoute
+from app.messaging.events import SnapshotLine
 from app.models.reference import Material
-from app.models.status import Channel, Status
+from app.models.status import Status
 from app.schemas import AFTER_TOKEN, OrderIdPath
 from readreplica.cluster import Cluster
 from readreplica.freshness import ANY, PRIMARY, Freshness
@@ -51,6 +55,12 @@ class Pages:
     actions: Actions
     streams: Streams
     models: ModelStore
+    places: Places
+
+    async def lines(self, order_id: int) -> Sequence[SnapshotLine]:
+        """Read what an order is of; nothing if there is none."""
+        async with self.orders.read() as session:
+            return await repository.find_lines(session, order_id)
 
     def read_live(self, *, freshness: Freshness = ANY) -> ReadSession:
         """Make a session for a page that stays live: it sees all that its stream will not send."""
@@ -70,6 +80,17 @@ class Pages:
                 return found
             await asyncio.sleep(_LOOK_SECONDS)
 
+    async def known(self, order_id: int) -> None:
+        """Wait until the board has heard of an order that was started just now, for a moment at most."""
+        ends = asyncio.get_running_loop().time() + _SETTLES_SECONDS
+        while not await self._lines_now(order_id) and asyncio.get_running_loop().time() < ends:  # noqa: ASYNC110
+            # It is another process that writes it.
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _lines_now(self, order_id: int) -> Sequence[SnapshotLine]:
+        async with self.orders.read(freshness=PRIMARY, autocommit=True) as session:
+            return await repository.find_lines(session, order_id)
+
 
 def _pages(request: Request) -> Pages:
     pages: Pages = request.app.state.parts.pages
@@ -77,88 +98,6 @@ def _pages(request: Request) -> Pages:
 
 
 Parts = Annotated[Pages, Depends(_pages)]
-
-
-class Chosen(NamedTuple):
-    """The filters of a list as they stand in its form, and what of them cannot be read."""
-
-    material: str | None
-    channel: str | None
-    partner: str | None
-    price_from: str | None
-    price_to: str | None
-    waiting_hours: int | None
-    order: str | None
-
-    @property
-    def is_any(self) -> bool:
-        """Whether anything is left out of the list."""
-        return any(value is not None for value in self[:-1])
-
-    @property
-    def is_longest_first(self) -> bool:
-        """Whether those come first that have waited longest, and not the newest."""
-        return self.order == "longest"
-
-    def query(self, **more: str) -> str:
-        """Write them as a query."""
-        chosen = {name: str(value) for name, value in self._asdict().items() if value is not None}
-        return urlencode(chosen | more)
-
-    def filters(self, now: datetime) -> tuple[Filters, bool]:
-        """Return what the list is asked for; False with it if some of it cannot be read, and is left out."""
-        hours, is_good = self.waiting_hours, True
-        try:
-            prices = _amount(self.price_from), _amount(self.price_to)
-        except ValueError:
-            prices, is_good = (None, None), False
-        found = Filters(
-            materials=[self.material] if self.material else (),
-            channel=Channel(self.channel) if self.channel else None,
-            partner=self.partner,
-            price_from=prices[0],
-            price_to=prices[1],
-            waits_since=now - timedelta(hours=hours) if hours else None,
-        )
-        return found, is_good
-
-
-def _amount(text: str | None) -> Decimal | None:
-    """Read an amount as people write it."""
-    if text is None:
-        return None
-    try:
-        amount = Decimal("".join(text.split()).replace(",", "."))
-    except InvalidOperation:
-        raise ValueError(text) from None
-    if not amount.is_finite() or not 0 <= amount < 10**10:
-        raise ValueError(text)
-    return amount
-
-
-def _chosen(  # noqa: PLR0917 (FastAPI calls it by name)
-    material: Annotated[str | None, Query(max_length=40)] = None,
-    channel: Annotated[str | None, Query(max_length=10)] = None,
-    partner: Annotated[str | None, Query(max_length=200)] = None,
-    price_from: Annotated[str | None, Query(max_length=12)] = None,
-    price_to: Annotated[str | None, Query(max_length=12)] = None,
-    waiting_hours: Annotated[str | None, Query(max_length=4)] = None,
-    order: Annotated[str | None, Query(max_length=10)] = None,
-) -> Chosen:
-    return Chosen(
-        material if material in set(Material) else None,
-        channel if channel in set(Channel) else None,
-        partner or None,
-        price_from or None,
-        price_to or None,
-        int(waiting_hours)
-        if waiting_hours and waiting_hours.isascii() and waiting_hours.isdecimal()
-        else None,
-        order if order == "longest" else None,
-    )
-
-
-ChosenFilters = Annotated[Chosen, Depends(_chosen)]
 
 
 @router.get("/")
@@ -289,19 +228,20 @@ def _back(to: str) -> Response:
 
 
 @router.post("/orders/{order_id}/advance")
-async def advance(
+async def advance(  # noqa: PLR0917 (FastAPI calls it by name)
     request: Request,
     parts: Parts,
     order_id: OrderIdPath,
     to: Annotated[Status, Form()],
     reason: Annotated[str | None, Form(max_length=1000)] = None,
+    tracking: Annotated[str | None, Form(max_length=64)] = None,
 ) -> Response:
     """Record the next step of an order, or that it cannot be made."""
     return await _done(
         request,
         parts,
         order_id,
-        parts.actions.advance(current_caller(), order_id, to=to, reason=reason),
+        parts.actions.advance(current_caller(), order_id, to=to, reason=reason, tracking=tracking or None),
         lambda each: each.status is to,
     )
 
@@ -357,6 +297,36 @@ async def requote(request: Request, parts: Parts, order_id: OrderIdPath) -> Resp
         parts.actions.requote(current_caller(), order_id),
         lambda each: each.requote_requested_at is not None,
     )
+
+
+@router.post("/orders/{order_id}/price")
+async def set_price(
+    request: Request,
+    parts: Parts,
+    order_id: OrderIdPath,
+    price: Annotated[str, Form(min_length=1, max_length=15)],
+    reason: Annotated[str, Form(min_length=1, max_length=1000)],
+) -> Response:
+    """Set another price than the one that was calculated."""
+    try:
+        amount = amount_of(price)
+    except ValueError:
+        return await _order_page(request, parts, order_id, refused={"title": "Not a price", "status": 422})
+    assert amount is not None
+    asked = parts.actions.set_price(current_caller(), order_id, price=amount, reason=reason)
+    return await _done(request, parts, order_id, asked, lambda each: each.price == amount)
+
+
+@router.post("/orders/{order_id}/ask-file")
+async def ask_file(
+    request: Request,
+    parts: Parts,
+    order_id: OrderIdPath,
+    reason: Annotated[str, Form(min_length=1, max_length=1000)],
+) -> Response:
+    """Ask the customer of a rejected order for another file."""
+    asked = parts.actions.ask_file(current_caller(), order_id, reason=reason)
+    return await _done(request, parts, order_id, asked, lambda _each: True)
 
 
 @router.post("/orders/{order_id}/close")
@@ -427,7 +397,7 @@ async def _order_page(
     is_change = request.method != "GET"
     async with parts.read_live(freshness=PRIMARY if is_change else ANY) as session:
         found = await repository.find_order(session, order_id)
-    listed = found.order
+    listed, measured = found.order, measured_of(found.timeline)
     return page(
         request,
         "order.html" if not is_fragment(request) else "order_body.html",
@@ -441,9 +411,11 @@ async def _order_page(
         actions=acts_for(listed, viewer),
         life=life_of(found.timeline, viewer, datetime.now(UTC)),
         history_url=_history_url(listed),
-        has_model=any(line.model_key for line in found.lines),
-        model_glb=None,
-        measures=[],
+        pieces=await pieces_of(parts.models, found.lines, listed.status),
+        address=f"/orders/{order_id}",
+        set_by_hand=set_by_hand(found.timeline),
+        measures=measures_of(measured.values(), viewer),
+        price_parts={line.line_no: parts_of(measured.get(line.line_no), viewer) for line in found.lines},
         facts=facts_of(found, viewer),
         stream_url=f"/orders/{order_id}/stream" + (f"?after={after}" if after else ""),
         tabs=tabs_of(viewer, request.url.path),
@@ -469,31 +441,20 @@ async def order_stream(
 
 
 @router.get("/orders/{order_id}/model")
-async def model(
-    parts: Parts, order_id: OrderIdPath, line: Annotated[int, Query(ge=1, le=1000)] = 1
-) -> Response:
+async def model(parts: Parts, order_id: OrderIdPath, line: LineNumber = 1) -> Response:
     """Send the file of an order's model."""
-    async with parts.orders.read() as session:
-        found = await repository.find_order(session, order_id)
-    return await download(parts, found, line_no=line)
+    return await download(parts.models, order_id, await parts.lines(order_id), line_no=line)
 
 
-async def download(parts: Pages, found: FoundOrder, *, line_no: int) -> Response:
-    """Answer with a model's file, to be kept: no browser opens a stranger's file in our name.
+@router.get("/orders/{order_id}/picture")
+async def picture(
+    parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = ""
+) -> Response:
+    """Send the picture of a piece."""
+    return await shown(parts.models, order_id, await parts.lines(order_id), line_no=line, kind="png")
 
-    Raises:
-        ModelMissing: there is none.
-    """
-    key, name = next(
-        ((each.model_key, each.model_name) for each in found.lines if each.line_no == line_no), (None, None)
-    )
-    if key is None:
-        raise ModelMissing(f"of line {line_no}")
-    title = quote(f"{found.order.order_id}-{name or 'model'}", safe="")
-    headers = {
-        **HEADERS,
-        "Content-Disposition": f"attachment; filename*=UTF-8''{title}",
-        "Content-Security-Policy": "default-src 'none'; sandbox",
-    }
-    content = await parts.models.read(key)
-    return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
+
+@router.get("/orders/{order_id}/mesh")
+async def mesh(parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = "") -> Response:
+    """Send the mesh of a piece, for the view in 3D."""
+    return await shown(parts.models, order_id, await parts.lines(order_id), line_no=line, kind="glb")

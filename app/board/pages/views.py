@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from itertools import zip_longest
 from typing import NamedTuple
 
+from app.board.pages.prices import tracking_of
 from app.board.pages.reasons import translated
 from app.board.pages.rendering import CHOICE_NAMES, PageReader
 from app.board.pages.rendering import marked as _
@@ -68,6 +69,7 @@ class Act(NamedTuple):
     kind: str = ""
     fields: Mapping[str, str] = {}
     asks: str | None = None
+    asks_price: str | None = None
     confirm: str | None = None
 
 
@@ -162,8 +164,12 @@ _EVENT_NAMES: Mapping[str, str] = {
     "cancel_requested": _("Cancellation asked for"),
     "cancel_refused": _("Cancellation refused"),
     "requote_requested": _("New price asked for"),
+    "file_requested": _("Another file asked for"),
+    "replaced_by": _("Ordered again"),
+    "again_for": _("Ordered again after a rejection"),
     "released": _("Given back"),
     "handed_over": _("Handed over"),
+    "price_set": _("Price set by hand"),
     "price_renewed": _("Price renewed"),
 }
 
@@ -176,13 +182,23 @@ def _event_name(entry: TimelineEntry, viewer: PageReader) -> str:
 def _detail_of(entry: TimelineEntry, viewer: PageReader) -> str | None:
     """Return the words of a line that a reader wants: a model's name, a reason, a price."""
     detail = entry.detail
-    names = ("model", "to", "reason", *_EVENT_NAMES)
+    names = ("model", "to", "reason", "tracking", *(name for name in _EVENT_NAMES if name != "price_set"))
     said = [translated(detail[name], viewer) for name in names if isinstance(detail.get(name), str)]
     renewed = detail.get("price_renewed")
     quote = renewed if isinstance(renewed, Mapping) else detail
-    if "price" in quote:
+    if "price_set" in detail:
+        before, after = (viewer.money(_amount_of(detail.get(name))) for name in ("from", "price_set"))
+        said.append(f"{before} → {after}")
+    elif "price" in quote:
         said.append(viewer.money(Decimal(str(quote["price"]))))
     return " · ".join(each for each in said if each and each != entry.actor) or None
+
+
+def _amount_of(said: object) -> Decimal | None:
+    try:
+        return Decimal(str(said))
+    except InvalidOperation:
+        return None
 
 
 def facts_of(found: FoundOrder, viewer: PageReader) -> list[tuple[str, str]]:
@@ -196,6 +212,7 @@ def facts_of(found: FoundOrder, viewer: PageReader) -> list[tuple[str, str]]:
         (g(_("Partner")), order.partner),
         (g(_("Ordered on")), viewer.moment(order.created_at)),
         (g(_("Shipped on")), viewer.moment(order.shipped_at) if order.shipped_at else None),
+        (g(_("Tracking number")), tracking_of(found.timeline)),
     ]
     for service, name in (("shop", "Shop"), ("crm", "CRM"), ("mes", "MES")):
         status: Status | None = getattr(order, f"{service}_status")
@@ -237,6 +254,11 @@ def _sellers_acts(order: ListedOrder, viewer: PageReader) -> list[Act]:
     if order.status is Status.PRICE_CALCULATED:
         acts.append(Act("approve", g(_("Approve the price")), "main"))
         acts.append(Act("requote", g(_("Ask for a new price"))))
+        if order.requote_requested_at is None and order.cancel_requested_at is None:
+            why, price = g(_("Why it costs that")), g(_("Price of the order, EUR"))
+            acts.append(Act("price", g(_("Set another price")), asks=why, asks_price=price))
+    if order.status is Status.REJECTED and order.channel is Channel.B2C:
+        acts.append(Act("ask-file", g(_("Ask for another file")), asks=g(_("What has to be different"))))
     if order.status is Status.SHIPPED:
         acts.append(Act("close", g(_("It has arrived")), "main"))
     if order.status in HOT and order.status not in _BEFORE_CRM and order.cancel_requested_at is None:

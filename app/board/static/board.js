@@ -287,6 +287,8 @@
     dialog.showModal();
   });
   const ask = () => { const dialog = one("#signin"); if (dialog && !dialog.open) dialog.showModal(); };
+  // What is asked again by itself every few seconds complains of nothing.
+  const isQuiet = (ctx) => Boolean(ctx && ctx.sourceElement && ctx.sourceElement.matches("[data-quiet]"));
   document.addEventListener("htmx:before:swap", (event) => {
     const { ctx } = event.detail;
     const status = ctx.response && ctx.response.status;
@@ -294,6 +296,7 @@
     event.preventDefault();
     // The stream is asked for again by itself.
     if (ctx.sourceElement.id === "live") { if (status === 401) ask(); else show("off"); return; }
+    if (isQuiet(ctx)) return;
     if (status === 401) {
       // What the reader asked for is asked again, whatever the page asks by itself before or after it.
       if (!resume || ctx.request.method !== "GET") resume = ctx.sourceElement;
@@ -306,7 +309,7 @@
   document.addEventListener("htmx:error", (event) => {
     const { ctx } = event.detail;
     if (ctx && ctx.sourceElement && ctx.sourceElement.id === "live") { show("off"); return; }
-    if (ctx && !ctx.response) toast(say("No connection. Nothing was changed; try again in a moment."));
+    if (ctx && !ctx.response && !isQuiet(ctx)) toast(say("No connection. Nothing was changed; try again in a moment."));
   });
   document.addEventListener("htmx:after:swap", () => { tick(); drafts(); if (rows()) { sieve(); present(); } });
 
