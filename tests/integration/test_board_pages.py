@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 from httpx import AsyncClient
 from playwright.async_api import Browser, Page, Route, expect
-from sqlalchemy import update
+from sqlalchemy import create_engine, delete, text, update
+from sqlalchemy.pool import NullPool
 
 from app.access.enforce import COOKIE
 from app.board.live import MOST_MISSED
+from app.board.repository import PAGE
 from app.messaging.streams import id_of
 from app.models.board import BoardOrder
 from app.models.status import Status
 from readreplica.token import CausalToken
 from sharding.topology import Topology
+from tests.benchmarks.bench_board import load
 from tests.callers import by_operator
 from tests.integration.board_rig import open_board
 from tests.integration.pages_rig import PASSWORD, Pages, chromium, serving_pages, viewing
@@ -200,3 +203,49 @@ async def test_no_other_site_acts_in_a_readers_name_or_shows_a_page_in_its_frame
             shown = await client.get(path, headers={**cookie, "Accept": "text/html"})
             assert shown.headers["X-Frame-Options"] == "DENY", path
             assert "frame-ancestors 'none'" in shown.headers["Content-Security-Policy"], path
+
+
+async def test_an_order_that_leaves_while_its_page_is_on_its_way_is_not_offered(
+    pages: Pages, browser: Browser
+) -> None:
+    owner = create_engine(pages.topology.url("board", role="board_owner"), poolclass=NullPool)
+    load(owner, 1_000, 1_060, [Status.MANUFACTURING_APPROVED])
+    read, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        answer = await route.fetch()
+        read.set()
+        await goes_on.wait()
+        await route.fulfill(response=answer)
+
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        page = await rosa.open("/?order=longest")
+        await is_live(page)
+        last = await page.locator("#rows tr[data-order]").count()
+        assert last == PAGE
+        await page.route("**/?*cursor=*", hold)
+        await page.click("#more a")
+        await read.wait()
+        with owner.begin() as connection:
+            newest = text(
+                "SELECT order_id FROM orders WHERE status = :waits ORDER BY changed_at DESC LIMIT 1"
+            )
+            order_id = connection.execute(newest, {"waits": Status.MANUFACTURING_APPROVED}).scalar_one()
+            connection.execute(
+                update(BoardOrder)
+                .where(BoardOrder.order_id == order_id)
+                .values(status=Status.MANUFACTURING_STARTED, operator="Oleg")
+            )
+        heard = page.evaluate("new Promise((done) => document.addEventListener('row', done, {once: true}))")
+        hearing = asyncio.ensure_future(heard)
+        await page.evaluate("1")
+        async with pages.board.orders.write() as session:
+            await session.execute(text("SELECT pg_current_xact_id()"))
+        await pages.board.live.publish(order_id, None, session.token)
+        await hearing
+        goes_on.set()
+        await expect(page.locator(f"#o{order_id}:not(.gone)")).to_have_count(0)
+        await expect(page.locator("#rows tr[data-order]:not(.gone)").nth(last)).to_be_visible()
+        await expect(page.locator(f"#o{order_id}:not(.gone)")).to_have_count(0)
+    with owner.begin() as connection:
+        connection.execute(delete(BoardOrder).where(BoardOrder.order_id.between(1_000, 1_060)))

@@ -258,6 +258,13 @@ async def test_a_rebuild_makes_the_board_again_while_it_serves(platform: Platfor
         assert sum(each.orders for each in done) == 5
         async with board.write() as session:
             assert [tuple(row) for row in await session.execute(_everything())] == before
+        assert await findings(platform) == []
+        # A row that stands in the wrong list alone is found as well.
+        async with board.write() as session:
+            await session.execute(broken.values(status=Status.PACKAGING))
+        [found_one] = await findings(platform)
+        assert found_one.startswith("board differs")
+        await Rebuild(databases, "board").run([ServiceName.MES])
     assert await findings(platform) == []
 
 

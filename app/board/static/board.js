@@ -118,8 +118,20 @@
     present();
     if (!isBusy()) setTimeout(sweep, 2500);
   };
+  // What has left the list, and why: a page that was read before that may still be on its way here.
+  const left = new Map();
+  let listed = one("#live");
+  const sieve = () => {
+    if (one("#live") !== listed) { listed = one("#live"); left.clear(); }
+    for (const [id, why] of left) {
+      const row = one(`#o${id}:not(.gone)`);
+      if (row) gone(row, why);
+    }
+  };
   const changed = (message) => {
     const { id, html, why } = message;
+    if (html) left.delete(id); else left.set(id, why || "");
+    if (left.size > 500) left.delete(left.keys().next().value);
     const row = one(`#o${id}`);
     if (html && !row) {
       waiting.set(id, html);
@@ -162,7 +174,7 @@
   });
   document.addEventListener("beat", alive);
   document.addEventListener("order", () => { alive(); refreshOrder(); });
-  document.addEventListener("reload", () => { alive(); reloadList(); });
+  document.addEventListener("reload", () => { alive(); reloadList(); refreshWork(); });
   document.addEventListener("htmx:sse:error", () => show("off"));
   document.addEventListener("htmx:sse:after:connection", (event) => {
     if (event.detail.connection.status === 401) ask();
@@ -198,6 +210,7 @@
     joined = Date.now();
     const again = live.cloneNode();
     live.replaceWith(again);
+    if (listed === live) listed = again;
     htmx.process(again);
   };
   const reconcile = (found) => {
@@ -298,7 +311,7 @@
     if (ctx && ctx.sourceElement && ctx.sourceElement.id === "live") { show("off"); return; }
     if (ctx && !ctx.response && !isQuiet(ctx)) toast(say("No connection. Nothing was changed; try again in a moment."));
   });
-  document.addEventListener("htmx:after:swap", () => { tick(); drafts(); if (rows()) present(); });
+  document.addEventListener("htmx:after:swap", () => { tick(); drafts(); if (rows()) { sieve(); present(); } });
 
   // What was written stays: in this tab, until it is sent.
   const drafts = () => {

@@ -267,15 +267,17 @@ def _orders_of(service: ServiceName) -> tuple[Any, ...]:
 
 def _shown() -> Select[Any]:
     source, order = board.BoardSource, board.BoardOrder
+    status = source.snapshot["status"].astext
     in_list = {
         ServiceName.SHOP: order.shop_status,
         ServiceName.CRM: order.crm_status,
-        ServiceName.MES: order.mes_status,
+        # What an order of the MES is listed by is the MES's status as well.
+        ServiceName.MES: case((order.mes_status != status, order.mes_status), else_=order.status),
     }
     return select(
         source.order_id,
         source.source,
-        source.snapshot["status"].astext.label("status"),
+        status.label("status"),
         cast(source.snapshot["price"].astext, MONEY).label("price"),
         case(*((source.source == each.value, column) for each, column in in_list.items())).label("in_list"),
     ).outerjoin(order, order.order_id == source.order_id)
