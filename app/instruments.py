@@ -278,7 +278,7 @@ class Recent:
         return fmean(values) if values else 0.0
 
 
-recent_lag, recent_pool_wait, recent_refusals = Recent(), Recent(), Recent()
+recent_lag, recent_pool_wait, recent_creation_wait = Recent(), Recent(), Recent()
 """What a service slows down its senders by."""
 
 

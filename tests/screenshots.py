@@ -24,7 +24,7 @@ PARTNERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("cufflink.stl", {"material": "brass", "finish": "brushed", "quantity": "12"}, "240.00"),
     ("earring-drop.stl", {"material": "silver_925", "finish": "matte", "quantity": "4"}, "210.00"),
     ("bracelet-link.stl", {"material": "gold_18k", "finish": "polished", "quantity": "24"}, "5220.00"),
-    ("tie-bar.stl", {"material": "brass", "finish": "polished", "quantity": "3"}, "96.00"),
+    ("tie-bar.stl", {"material": "brass", "finish": "polished", "quantity": "3"}, "44.31"),
 )
 # How long each waits, in minutes, the newest last: a morning in the workshop.
 SPREAD = text("""
@@ -52,7 +52,9 @@ async def main() -> None:
 async def _shots(pages: Pages) -> list[Shot]:
     """Make the orders, and return what is taken: the name of a picture, who looks, at what, and how."""
     services = pages.services
-    in_work = await pages.approved(2, **PARTNERS[3][1], name=PARTNERS[3][0])
+    in_work = await pages.approved(2, **PARTNERS[3][1], name=PARTNERS[3][0], price=PARTNERS[3][2])
+    # All have one file here, and so one picture.
+    await pages.draw(in_work[0])
     for order_id in in_work:
         ok(await services.take(order_id))
     ok(await services.advance(in_work[0], "MANUFACTURING_COMPLETED"))
@@ -80,9 +82,9 @@ async def _shots(pages: Pages) -> list[Shot]:
     return [
         ("board", "Rosa", "/", wide),
         ("board-ru", "Rosa", "/", {**wide, "language": "ru", "theme": "dark"}),
-        ("order", "Rosa", f"/orders/{in_work[0]}", wide),
+        ("order", "Rosa", f"/orders/{in_work[0]}", {**wide, "height": 1000}),
         ("sales-ru", "Sara", "/sales", {**wide, "language": "ru"}),
-        ("customer", None, mine, {**wide, "height": 620}),
+        ("customer", None, mine, {**wide, "height": 900}),
         ("board-phone", "Rosa", "/", phone),
         ("customer-phone-ru", None, mine, {**phone, "language": "ru", "theme": "dark"}),
     ]

@@ -262,7 +262,8 @@ STANDING_SECONDS = 1.0
 empties the queue, so it goes on until nothing was for `REST_SECONDS`, as in CoDel (RFC 8289)."""
 
 PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0, Priority.CREATION: 8.0}
-"""How many times as long as it takes a request may wait then, by its priority."""
+"""How many times as long as it takes a request may wait then, by its priority. One of a caller who holds less
+than another waits as long as the most important."""
 
 REST_SECONDS = 1.0
 """What comes at once after so long without a queue is a burst. It finds a limit that was not used, which says
@@ -374,9 +375,8 @@ class AdaptiveLimiter:
         self._make_room(priority, subject, now)
         waiter = _Waiter(priority, subject, now)
         self._queues[priority].append(waiter)
-        allowed = math.inf if self._has_less(waiter) else self._allowed_seconds(priority, now)
         try:
-            async with asyncio.timeout(min(allowed, self._max_wait_seconds)):
+            async with asyncio.timeout(min(self._allowed_seconds(waiter, now), self._max_wait_seconds)):
                 await waiter.admitted
         except BaseException as error:
             self._give_up(waiter)
@@ -385,12 +385,13 @@ class AdaptiveLimiter:
                 raise self._shed(priority, "no place became free in time") from None
             raise
 
-    def _allowed_seconds(self, priority: Priority, now: float) -> float:
+    def _allowed_seconds(self, waiter: _Waiter, now: float) -> float:
         """Return how long a request may wait: in a queue that does not stand, as long as it likes."""
         is_standing = now - self._empty_at > STANDING_SECONDS or now - self._overstayed_at < REST_SECONDS
         if not is_standing or self.state.baseline_seconds is None:
             return math.inf
-        return PATIENCE[priority] * self.state.baseline_seconds
+        most = max(PATIENCE.values()) if self._has_less(waiter) else PATIENCE[waiter.priority]
+        return most * self.state.baseline_seconds
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Take a waiter out of its queue; a place that it got at this moment is another's."""
@@ -447,13 +448,14 @@ class AdaptiveLimiter:
             self._empty_at = now
             return
         for priority in sorted(self._queues, reverse=True):
-            queue, allowed = self._queues[priority], self._allowed_seconds(priority, now)
+            queue = self._queues[priority]
             while queue and self.inflight < self.limit:
                 waiter = self._next_of(queue)
                 queue.remove(waiter)
                 if waiter.admitted.done():
                     continue
-                if now - waiter.since > allowed and not self._has_less(waiter):
+                is_late = now - waiter.since > self._allowed_seconds(waiter, now)
+                if is_late and not self._has_less(waiter):
                     self._overstayed_at = now
                     self._refuse(waiter, "there was a queue for longer than it takes")
                     continue

@@ -5,7 +5,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from app import instruments
-from app.flow.limiter import AdaptiveLimiter, LimitOptions, LimitState, Priority, Shed
+from app.flow.limiter import (
+    RETRY_AFTER_SECONDS,
+    AdaptiveLimiter,
+    LimitOptions,
+    LimitState,
+    Priority,
+    Shed,
+)
 from app.kit.caller import Caller, Role
 from app.models.status import Status
 
@@ -84,7 +91,7 @@ class Admission:
             max_wait_seconds: how long one waits for a place at most.
         """
         self._service = service
-        options = LimitOptions(floor=min(8, most), initial=min(24, most), most=most)
+        options = LimitOptions(floor=min(3, most), initial=min(24, most), most=most)
         self.limiter = AdaptiveLimiter(
             options, clock=time.monotonic, max_wait_seconds=max_wait_seconds, changed=_changed
         )
@@ -99,12 +106,15 @@ class Admission:
             Shed: there is none; nothing of the block was done.
         """
         priority = priority_of(self._service, method, route, role=caller.role, query=query)
+        is_creation, began = priority is Priority.CREATION, time.monotonic()
         try:
             async with self.limiter.admitted(priority, caller.subject):
-                instruments.recent_refusals.note(0.0)
+                if is_creation:
+                    instruments.recent_creation_wait.note(time.monotonic() - began)
                 yield
         except Shed:
-            instruments.recent_refusals.note(1.0)
+            if is_creation:
+                instruments.recent_creation_wait.note(RETRY_AFTER_SECONDS)
             instruments.request_shed(priority.name.lower())
             raise
 

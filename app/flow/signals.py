@@ -44,9 +44,9 @@ SIGNALS: Mapping[str, Signal] = {
     "pool_wait": Signal(limit=0.5, unit="s", what="a connection is waited for {value:.2f} s"),
     "replica_lag": Signal(limit=10.0, unit="s", what="a replica is {value:.0f} s behind"),
     "event_loop": Signal(limit=0.5, unit="s", what="the event loop is {value:.2f} s late"),
-    # What was taken in waits safely; who is refused here waits for an answer.
-    "refused": Signal(
-        limit=0.05, unit="of requests", what="{value:.0%} of the requests are refused", senders=_ORDERS
+    # What was taken in waits safely, and what is not yet, for an answer.
+    "creation_wait": Signal(
+        limit=0.05, unit="s", what="a new order waits {value:.2f} s to be taken in", senders=_ORDERS
     ),
 }
 """All of them, in one table; the limit of `pricing_age` is a setting."""
@@ -104,5 +104,5 @@ def of_process() -> dict[str, float]:
     return {
         "pool_wait": instruments.recent_pool_wait.mean(),
         "event_loop": instruments.recent_lag.mean(),
-        "refused": instruments.recent_refusals.mean(),
+        "creation_wait": instruments.recent_creation_wait.mean(),
     }

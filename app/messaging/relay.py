@@ -14,6 +14,7 @@ from opentelemetry.trace import Span
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Boolean, func, literal_column, select
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app import instruments
 from app.kit.logs import log_each
@@ -242,9 +243,12 @@ class Relay:
         if monotonic() >= self._strange_next or any(each.successors_of for each in within.values()):
             return False
         after = {name: -1 if each.is_look else each.after or -1 for name, each in within.items()}
-        async with self._cluster.read(freshness=PRIMARY, autocommit=True) as session:
-            if await owes(session, self._outbox, after):
-                return False
+        try:
+            async with self._cluster.read(freshness=PRIMARY, autocommit=True) as session:
+                if await owes(session, self._outbox, after):
+                    return False
+        except PoolTimeoutError:
+            return False  # readers have taken all their connections, and this is no reader's work
         for name, each in within.items():
             self._progress[name].end(each, (), is_cut=False, is_limited=False)
         for allowance in self._allowances.values():

@@ -40,20 +40,6 @@ from tests.needs import require
 
 BUILDS = {"shop": build_shop, "crm": build_crm, "mes": build_mes, "board": build_board}
 RING = stl_binary(signet_ring(radius_mm=9, width_mm=4, thickness_mm=2))
-HOW = {
-    "measured": [
-        {
-            "line_no": 1,
-            **explain(
-                Measurement(volume_mm3=512.4, area_mm2=845.1, extents_mm=(21.4, 22.0, 6.5), polygons=12_480),
-                material=Material.GOLD_18K,
-                finish=Finish.POLISHED,
-                tariff=TARIFF,
-            ),
-        }
-    ]
-}
-"""What the pricing says of how a price came about."""
 PASSWORD = "correct horse battery staple"
 PEOPLE: Mapping[str, Role] = {
     "Rosa": Role.OPERATOR,
@@ -61,6 +47,13 @@ PEOPLE: Mapping[str, Role] = {
     "Sara": Role.SELLER,
     "Anna": Role.AUDITOR,
 }
+
+
+def how_of(material: str = Material.GOLD_18K, finish: str = Finish.POLISHED) -> dict[str, Any]:
+    """Return what the pricing says of how the price of a piece came about."""
+    measured = Measurement(volume_mm3=512.4, area_mm2=845.1, extents_mm=(21.4, 22.0, 6.5), polygons=12_480)
+    said = explain(measured, material=material, finish=finish, tariff=TARIFF)
+    return {"measured": [{"line_no": 1, **said}]}
 
 
 @dataclass
@@ -119,7 +112,8 @@ class Pages:
         made = []
         for _ in range(count):
             order_id = await self.services.placed(await self.services.b2b_response(**changes))
-            await self.services.price(order_id, price, how=HOW)
+            how = how_of(changes.get("material", Material.BRASS), changes.get("finish", Finish.MATTE))
+            await self.services.price(order_id, price, how=how)
             await self.services.shows(self.services.crm, order_id, "PRICE_CALCULATED")
             made.append(order_id)
         return made
@@ -131,7 +125,8 @@ class Pages:
         ok(await services.upload(order_id, name=name))
         ok(await services.shop.post(f"/v1/orders/{order_id}/submit"))
         await services.shows(services.mes, order_id, "SUBMITTED")
-        await services.price(order_id, price, how=HOW)
+        chosen = {name: changes[name] for name in ("material", "finish") if name in changes}
+        await services.price(order_id, price, how=how_of(**chosen))
         await services.shows(services.crm, order_id, "PRICE_CALCULATED")
         await self.shown(order_id, "PRICE_CALCULATED")
         return order_id

@@ -12,13 +12,13 @@ from typing import Any
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Auth, Response
 from pydantic import SecretStr
-from sqlalchemy import delete
+from sqlalchemy import delete, func, literal, update
 
 from app.crm.application import build as build_crm
 from app.kit.clock import utc_now
 from app.mes.application import build as build_mes
 from app.messaging.events import PriceCalculated
-from app.models.mes import PricingJob
+from app.models.mes import MesOrderItem, PricingJob
 from app.orders import MES, announce, apply_event, lock_order
 from app.settings import Settings
 from app.shop.application import build as build_shop
@@ -107,6 +107,10 @@ class Services:
             order = await lock_order(session, MES, int(order_id))
             event = PriceCalculated(actor="pricing", price=Decimal(price), items=())
             now = utc_now()
+            if how is not None:
+                of_order = update(MesOrderItem).where(MesOrderItem.order_id == order.order_id)
+                each = func.round(literal(Decimal(price)) / MesOrderItem.quantity, 2)
+                await session.execute(of_order.values(unit_price=each))
             await apply_event(session, MES, order, event, now=now, how=how)
             await announce(session, MES, order, event, now=now)
             await session.execute(delete(PricingJob).where(PricingJob.order_id == order.order_id))

@@ -338,10 +338,17 @@ async def test_a_seller_sets_another_price_and_the_customer_sees_it(
             f"/v1/orders/{order_id}/price", json={"price": "1.00", "reason": "too late"}
         )
         assert refused.status_code == 409
+        ok(await pages.services.take(order_id))
+        for step in ("MANUFACTURING_COMPLETED", "PACKAGING"):
+            ok(await pages.services.advance(order_id, step))
+        parcel = NASTY[:64].strip()
+        ok(await pages.services.advance(order_id, "SHIPPED", tracking=parcel))
+        await expect(mine.locator(".facts")).to_contain_text(parcel)
+        await expect(page.locator(".life")).to_contain_text(parcel)
         assert sara.complaints + ada.complaints == []
-    await letters.until(order_id, "Order N: the price is there", "Order N: a new price")
+    said = "Order N: the price is there", "Order N: a new price", "Order N is on its way"
+    await letters.until(order_id, *said)
     assert f"https://w.test/my/{order_id}#ey" in letters.came[-1].get_content()
-    await pages.services.take(order_id, operator="Oleg")
 
 
 async def test_a_letter_that_is_not_taken_is_sent_again_and_once(pages: Pages, letters: Letters) -> None:

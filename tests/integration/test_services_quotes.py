@@ -203,3 +203,26 @@ async def test_without_a_validity_a_price_has_no_end_and_old_readers_take_it(
     (line,) = [each for each in shown["history"] if each["status"] == "PRICE_CALCULATED"]
     assert line["detail"].keys() == {"price", "items"}
     ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
+
+
+async def test_a_price_that_a_seller_sets_is_that_of_all_services_and_says_what_it_was(
+    services: Services, worker: Worker
+) -> None:
+    async with priced(services, worker, "brass") as [order_id]:
+        before = await quoted(services, order_id)
+        wish = {"price": "390.00", "reason": "a faithful customer"}
+        ok(await services.crm.post(f"/v1/orders/{order_id}/price", json=wish), 202)
+        set_by_hand = await eventually(
+            partial(services.crm.get, f"/v1/orders/{order_id}"),
+            lambda answer: answer.json()["requote_requested_at"] is None,
+        )
+        assert (set_by_hand["price"], set_by_hand["tariff_version"]) == ("390.00", before["tariff_version"])
+        ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
+        shown = await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
+        problem(await services.crm.post(f"/v1/orders/{order_id}/price", json=wish), 409)
+    assert shown["price"] == "390.00"
+    calculated, changed = (line["detail"] for line in shown["history"][1:3])
+    [measured] = calculated["measured"]
+    assert len(measured["box_mm"]) == 3
+    assert measured["metal_eur"] > "0"
+    assert (changed["from"], changed["reason"]) == (before["price"], "a faithful customer")

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from app import instruments
 from app.flow.control import Override, RateDecision, RateOptions, SenderMeter, decide, next_rate
-from app.flow.limiter import Priority
-from app.flow.shedding import PRIORITIES, priority_of
-from app.flow.signals import SIGNALS, Pressure, pressure_on
-from app.kit.caller import Role
+from app.flow.limiter import Priority, Shed
+from app.flow.shedding import PRIORITIES, Admission, priority_of
+from app.flow.signals import SIGNALS, Pressure, of_process, pressure_on
+from app.kit.caller import Caller, Role
 
 OPTIONS = RateOptions()
 UNTIL = datetime(2026, 12, 2, 12, 0, tzinfo=UTC)
@@ -128,3 +129,28 @@ def test_operators_are_never_refused_and_deep_pages_first(service: str, method: 
 )
 def test_the_operators_list_is_theirs_alone(role: Role, query: dict[str, str], expected: Priority) -> None:
     assert priority_of("mes", "GET", "/v1/orders", role=role, query=query) is expected
+
+
+async def test_new_orders_that_wait_for_a_place_slow_orders_and_refused_history_slows_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits = instruments.Recent()
+    monkeypatch.setattr(instruments, "recent_creation_wait", waits)
+    admission = Admission("mes", most=1, max_wait_seconds=0.01)
+    someone = Caller(name="someone", role=Role.ADMIN)
+
+    async def ask(method: str, route: str) -> None:
+        async with admission.admitted(someone, method, route, query={}):
+            pass
+
+    await ask("POST", "/v1/partners/{partner}/orders")
+    async with admission.limiter.admitted(Priority.NEVER):
+        with pytest.raises(Shed):
+            await ask("GET", "/v1/orders/{order_id}")
+        assert pressure_on("partners", of_process(), SIGNALS).value < 0.8
+        with pytest.raises(Shed):
+            await ask("POST", "/v1/partners/{partner}/orders")
+    found = pressure_on("partners", of_process(), SIGNALS)
+    assert found.value > 1
+    assert found.reason.startswith("a new order waits")
+    assert pressure_on("crm", of_process(), SIGNALS).value < 0.8

@@ -1,6 +1,8 @@
 """The pure decisions: how long to wait, and what becomes of a message that failed."""
 
 import asyncio
+from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -10,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import InternalError, OperationalError
 
+from app.crm.handlers import awaits_another
 from app.kit.errors import AppError
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.consumer import dead_letter_reason
 from app.messaging.errors import NotYet
 from app.messaging.message import MAX_ORDER_ID, Ack
+from app.models.crm import CrmOrderEvent
 from app.models.status import IllegalTransition, Status
 from readreplica.errors import RetriesExhausted
 
@@ -109,3 +113,30 @@ async def test_an_outage_is_logged_once_and_waited_out() -> None:
         ("interrupted", "'bug'", None),
         ("resumed", None, 3),
     ]
+
+
+RENEWED, SET, ASKED = (
+    {"price_renewed": {"price": "412.50"}},
+    {"price_set": "390.00"},
+    {"requote_requested": "Sara"},
+)
+
+
+@pytest.mark.parametrize(
+    ("details", "price", "awaits"),
+    [
+        ([], "412.50", False),
+        ([ASKED], "412.50", False),
+        ([SET], "390.00", False),
+        # The answer to a question of before, which crosses it; and once more.
+        ([ASKED, SET], "412.50", True),
+        ([ASKED, SET, RENEWED], "412.50", True),
+        ([ASKED, SET, RENEWED], "390.00", False),
+        ([SET, {"price_renewed": {"price": "390.00"}}, ASKED], "412.50", False),
+        # It was never answered.
+        ([SET, ASKED], "412.50", False),
+    ],
+)
+def test_a_price_that_was_set_is_waited_for(details: list[dict[str, Any]], price: str, awaits: bool) -> None:
+    history = [CrmOrderEvent(event_no=number, detail=detail) for number, detail in enumerate(details)]
+    assert awaits_another(history[::-1], Decimal(price)) is awaits

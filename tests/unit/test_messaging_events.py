@@ -212,6 +212,7 @@ def test_the_crm_speaks_to_mes_alone(channel: Channel) -> None:
         "order.closed": {"mes"},
         "order.cancel_requested": {"mes"},
         "order.requote_requested": {"mes"},
+        "order.price_set": {"mes"},
         "order.snapshot": {"board"},
     }
 
