@@ -23,7 +23,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from app.topology import redis_url
+from app.topology import redis_url, services_of
 from ops import cli
 from ops.embedded import servers
 from ops.embedded.home import Home
@@ -521,5 +521,11 @@ def test_services_are_started_killed_and_started_again(
     said.clear()
     platform.up()
     assert "mes service: runs already" in said
+    capsys.readouterr()
+    assert mesctl("up", "--no-fsync") == ExitStatus.DONE
+    # The last line is where people begin, and how they come in.
+    last, _, login = capsys.readouterr().out.splitlines()[-1].partition("  ")
+    assert last == f"http://localhost:{services_of(platform.topology())['board'].port}/"
+    assert "mesctl identities create" in login
     platform.down()
     assert not any(state.pid for state in platform.status().components)
