@@ -70,6 +70,7 @@ class Act(NamedTuple):
     fields: Mapping[str, str] = {}
     asks: str | None = None
     asks_price: str | None = None
+    may_add_parcel: str | None = None
     confirm: str | None = None
 
 
@@ -240,7 +241,9 @@ def _operators_acts(order: ListedOrder, viewer: PageReader, caller: Caller) -> l
     following = NEXT.get(order.status)
     if following is None or order.operator != caller.name:
         return []
-    acts = [Act("advance", g(_NEXT_NAMES[following]), "main", {"to": following.value})]
+    parcel = g(_("Tracking number")) if following is Status.SHIPPED else None
+    name, fields = g(_NEXT_NAMES[following]), {"to": following.value}
+    acts = [Act("advance", name, "main", fields, may_add_parcel=parcel)]
     if order.status is Status.MANUFACTURING_STARTED:
         acts.append(Act("release", g(_("Give back")), asks=g(_("Why you give it back"))))
         why = g(_("Why it cannot be made"))
