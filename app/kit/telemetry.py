@@ -318,6 +318,8 @@ class CountingExporter(SpanExporter):
         self._clock = clock
         self._ends_at = math.inf
         self._is_away = False
+        self._settling = threading.Lock()
+        self._settled = 0
         self.taken = 0
         """How many spans have left the queue."""
 
@@ -326,8 +328,7 @@ class CountingExporter(SpanExporter):
         self.taken += len(spans)
         result = self._send([mask_span(span) for span in spans])
         is_away = result is not SpanExportResult.SUCCESS
-        if is_away:
-            instruments.telemetry_dropped("spans", len(spans))
+        self._settle(len(spans), is_lost=is_away)
         if is_away != self._is_away:
             if is_away:
                 log.warning("collector_away", lost=len(spans))
@@ -344,9 +345,24 @@ class CountingExporter(SpanExporter):
         except Exception:  # whatever it is, it is no matter of the service's; `export` says it
             return SpanExportResult.FAILURE
 
+    def _settle(self, count: int, *, is_lost: bool) -> None:
+        with self._settling:
+            if self._settled + count > self.taken:  # what was given up is counted already
+                return
+            self._settled += count
+        if is_lost:
+            instruments.telemetry_dropped("spans", count)
+
     def end_within(self, seconds: float) -> None:
         """Send nothing any more after so many seconds: the process ends."""
         self._ends_at = self._clock() + seconds
+
+    def give_up(self, given: int) -> None:
+        """Count as dropped what was given to the queue and is not settled: the process waits no longer for it."""
+        with self._settling:
+            lost, self._settled = given - self._settled, given
+        if lost > 0:
+            instruments.telemetry_dropped("spans", lost)
 
     def shutdown(self) -> None:
         """Close the connections to the collector."""
@@ -382,6 +398,7 @@ class BoundedQueue(SpanProcessor):
         ending = threading.Thread(target=self._queue.shutdown, name="last spans", daemon=True)
         ending.start()
         ending.join(_STOP_SECONDS + _SEND_SECONDS)
+        self._exporter.give_up(self._given)
 
     def force_flush(self, timeout_millis: int | None = 30000) -> bool:
         """Send what waits."""

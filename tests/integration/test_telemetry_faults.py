@@ -256,3 +256,4 @@ def test_a_collector_that_trickles_holds_up_the_end_for_its_bound_only() -> None
     with trickling() as url:
         ended = run(url, 10)
     assert ended.ended < 15
+    assert ended.counts[DROPPED] == 10
