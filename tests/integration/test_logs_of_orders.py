@@ -81,6 +81,24 @@ async def rejected_after_a_refused_cancellation(services: LoggingServices, topol
     return order_id
 
 
+async def priced_by_hand_rejected_and_ordered_again(services: LoggingServices) -> str:
+    order_id = await submit(services, "B2C")
+    await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+    path = f"/v1/orders/{order_id}"
+    wish = {"price": "390.00", "reason": "agreed by telephone"}
+    ok(await services.crm.post(f"{path}/price", json=wish), 202)
+    await services.until_logged("order_price_renewed", order_id=order_id, service_name="crm")
+    ok(await services.crm.post(f"{path}/approve"))
+    await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
+    ok(await services.take(order_id))
+    ok(await services.advance(order_id, "REJECTED", reason="the band is too thin"))
+    await services.shows(services.crm, order_id, "REJECTED")
+    await services.shows(services.shop, order_id, "REJECTED")
+    ok(await services.crm.post(f"{path}/ask-file", json={"reason": "a band of 2 mm"}))
+    ok(await services.shop.post(f"{path}/again"), 201)
+    return order_id
+
+
 async def taken_put_back_and_handed_over(
     services: LoggingServices, topology: Topology, order_id: str
 ) -> None:
@@ -122,6 +140,7 @@ async def test_every_event_of_an_orders_life_is_logged_with_its_fields(
     others = [
         await cancelled(services),
         await rejected_after_a_refused_cancellation(services, module_topology),
+        await priced_by_hand_rejected_and_ordered_again(services),
     ]
 
     mesctl = ["--topology", str(module_topology.path)]
