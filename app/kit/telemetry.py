@@ -358,7 +358,7 @@ class CountingExporter(SpanExporter):
         self._ends_at = self._clock() + seconds
 
     def give_up(self, given: int) -> None:
-        """Count as dropped what was given to the queue and is not settled: the process waits no longer for it."""
+        """Count as dropped what was given to the queue and is not settled: no one waits for it."""
         with self._settling:
             lost, self._settled = given - self._settled, given
         if lost > 0:

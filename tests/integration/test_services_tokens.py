@@ -253,7 +253,7 @@ async def test_reads_past_the_budget_are_told_when_to_come_again(
             answers: list[Response] = []
 
             async def one_is_answered() -> bool:
-                # The service reads for itself as well, out of the same budget: its turn comes again every 5 s.
+                # The service reads for itself, too, out of the same budget: a turn comes every 5 s.
                 asked = (client.get(path_of, headers={TOKEN_HEADER: token}) for _ in range(20))
                 answers.extend(await asyncio.gather(*asked))
                 return any(one.status_code == 200 for one in answers)
