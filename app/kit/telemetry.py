@@ -68,8 +68,6 @@ _METRICS_EVERY_SECONDS = 15.0
 _RANGE = 2**64
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("telemetry")
-
-
 tracer = trace.get_tracer("app")
 _propagator = TraceContextTextMapPropagator()
 
