@@ -39,7 +39,9 @@ def belongs(pid: int, folder: Path) -> bool:
     """Tell whether a process works in `folder`: a pid file may be old and its number another's by now."""
     process = Path("/proc") / str(pid)
     told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-    return (process / "cwd").readlink().is_relative_to(folder) or os.fsencode(folder) in told
+    # A service that was forked shows neither, but where it writes its log.
+    places = ((process / name).readlink() for name in ("cwd", "fd/2"))
+    return os.fsencode(folder) in told or any(place.is_relative_to(folder) for place in places)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home, rotate
 from ops.embedded.pgpass import ensure_passwords, read_passwords
 from ops.embedded.pooler import CONSOLE_ROLE, pooler_program
 from ops.embedded.postgres import SUPERUSER
-from ops.embedded.processes import run_all
+from ops.embedded.preload import Preloader
+from ops.embedded.processes import Starts, run_all
 from ops.embedded.programs import PostgresTools, valkey_server
-from ops.embedded.service import ServiceProcess, environment_of
+from ops.embedded.service import ServiceProcess, environment_of, import_path
 from ops.embedded.shape import (
     EXPORTER,
     GATEWAY,
@@ -139,11 +140,16 @@ class Platform:
             components, ports = self._open(changed=changed)
             everything = services or self.home.wanted() == EVERYTHING
             self.home.want(EVERYTHING if everything else SERVERS_ONLY)
-            self._start_servers(components, ports, valkey)
-            if components.pooler:
-                components.pooler.up(ports)
-            self._fill(components.shape)
-            self._start_services(components, ports, services=services, gateway=gateway)
+            with self._preloader() as preloader:
+                if services:
+                    preloader.begin_for(components.services.values())
+                self._start_servers(components, ports, valkey)
+                if components.pooler:
+                    components.pooler.up(ports)
+                self._fill(components.shape)
+                self._start_services(
+                    components, ports, services=services, gateway=gateway, preloader=preloader
+                )
             # At last: the services do without a replica, and a person must know of it.
             run_all(servers.check_streaming for servers in components.databases)
             return self.topology()
@@ -269,8 +275,18 @@ class Platform:
 
         fill(self.project, self.topology(), shape, report=self._report)
 
+    def _preloader(self) -> Preloader:
+        modules = self.project.file.up.preload
+        return Preloader(modules, {"PYTHONPATH": import_path(self.project.path)}, report=self._report)
+
     def _start_services(
-        self, components: Components, ports: ComponentPorts, *, services: bool, gateway: bool
+        self,
+        components: Components,
+        ports: ComponentPorts,
+        *,
+        services: bool,
+        gateway: bool,
+        preloader: Preloader,
     ) -> None:
         chosen = list(components.services.values()) if services else components.running_services()
         read_at = self.topology_path.stat().st_mtime
@@ -279,7 +295,8 @@ class Platform:
             self._report(f"{service.name} service: starting anew, for it has read the topology as it was")
         run_all(service.stop for service in late)
         others = [each for each in chosen if each.name not in {*WATCHERS, GATEWAY}]
-        run_all(partial(self._start_service, service, ports) for service in others)
+        preloader.begin_for(others)
+        run_all(partial(self._start_service, service, ports, preloader.start) for service in others)
         for each in (each for each in chosen if each.name == GATEWAY):
             self._start_gateway(each, ports, is_wanted=gateway)
         self._start_watchers({each.name: each for each in chosen}, ports)
@@ -315,7 +332,9 @@ class Platform:
                 stop_watchers(self.home)
             self._start_service(chosen[name], ports)
 
-    def _start_service(self, service: ServiceProcess, ports: ComponentPorts) -> bool:
+    def _start_service(
+        self, service: ServiceProcess, ports: ComponentPorts, starts: Starts | None = None
+    ) -> bool:
         topology = self.topology()
         ways = [database.primary.port for database in topology.databases.values()]
         if topology.pgbouncer:
@@ -324,9 +343,9 @@ class Platform:
             ports.start(admin_key(service.name), service.claim_admin_port)
         if service.shape.address:
             key = service_key(service.name)
-            started = ports.start(key, lambda port: service.start(port=port, databases=ways))
+            started = ports.start(key, lambda port: service.start(port=port, databases=ways, starts=starts))
         else:
-            started = service.start(port=None, databases=ways)
+            started = service.start(port=None, databases=ways, starts=starts)
         self._report(f"{service.name} service: {'started' if started else 'runs already'}")
         return started
 

@@ -142,6 +142,10 @@ def listening_ports(pid: int) -> set[int]:
     return {connection.laddr[1] for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
+Starts = Callable[[Sequence[str], Path, Path, Mapping[str, str]], bool]
+"""Starts a command with a pid file, a log and all of its variables; or returns False."""
+
+
 class Daemon:
     """A program that runs on its own, in a session of its own, known by its pid file.
 
@@ -185,8 +189,18 @@ class Daemon:
             self.stop()
         return self.pid() is not None
 
-    def launch(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> int:
+    def launch(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        starts: Starts | None = None,
+    ) -> int:
         """Start the program in the background and give its pid.
+
+        Parameters:
+            environment: variables beside those of this process.
+            starts: starts it in another way, if it can.
 
         Raises:
             StartFailed: it ended before it could be seen.
@@ -195,17 +209,21 @@ class Daemon:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.pidfile.unlink(missing_ok=True)
         variables = {**os.environ, **(environment or {})}
-        # setsid --fork: a Ctrl-C at the terminal does not reach the daemon, and init inherits it.
-        starter = ["setsid", "--fork", "sh", "-c", WRITE_PID_THEN_EXEC, str(self.pidfile), *command]
-        with self.log.open("ab") as log:
-            subprocess.run(
-                starter, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables, check=True
-            )
+        if starts is None or not starts(command, self.pidfile, self.log, variables):
+            self._start(command, variables)
         wait_until(self.pidfile.exists, timeout_seconds=5)
         pid = self.pid()
         if pid is None:
             raise StartFailed(self.name, "it ended at once", self.log, last_lines(self.log))
         return pid
+
+    def _start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        # setsid --fork: a Ctrl-C at the terminal does not reach the daemon, and init inherits it.
+        starter = ["setsid", "--fork", "sh", "-c", WRITE_PID_THEN_EXEC, str(self.pidfile), *command]
+        with self.log.open("ab") as log:
+            subprocess.run(
+                starter, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, check=True
+            )
 
     def stop(self, *, timeout_seconds: float = 10.0) -> bool:
         """End the daemon and its children: SIGTERM, then SIGKILL to what is left. False if it did not run.

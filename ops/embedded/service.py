@@ -14,7 +14,7 @@ import psutil
 
 from ops.embedded.errors import StartFailed
 from ops.embedded.pgpass import derived_secret, read_passwords
-from ops.embedded.processes import Daemon, last_lines, size_of
+from ops.embedded.processes import Daemon, Starts, last_lines, size_of
 from ops.embedded.shape import ServiceShape
 from ops.ports import LOOPBACK, PortTaken, holder_of, is_free
 from ops.waiting import wait_until
@@ -52,12 +52,24 @@ class ServiceProcess:
         """Return the service's pid, None when it does not run."""
         return self._daemon.pid()
 
-    def start(self, *, port: int | None, databases: Collection[int], timeout_seconds: float = 60.0) -> bool:
+    def is_cold(self) -> bool:
+        """Whether it does not run, and is a module of the project's."""
+        return self._command is None and not self.shape.arguments and self.pid() is None
+
+    def start(
+        self,
+        *,
+        port: int | None,
+        databases: Collection[int],
+        timeout_seconds: float = 60.0,
+        starts: Starts | None = None,
+    ) -> bool:
         """Start the service and wait until it does its work; False when it ran already.
 
         Parameters:
             port: where it answers; None for a worker without an API.
             databases: the ports of the servers to which a worker connects first of all.
+            starts: starts it in another way than as a new process, if it can.
 
         Raises:
             PortTaken: another program listens on its port.
@@ -67,7 +79,7 @@ class ServiceProcess:
         beside = self.shape.admin.port if self.shape.admin else None
         runs = self.pid() is not None if port is None else self._daemon.stop_unless_on(port, beside=beside)
         if not runs:
-            self._launch(port)
+            self._launch(port, starts)
         works = partial(self._is_connected, databases) if port is None else partial(self.is_healthy, port)
         in_time = wait_until(
             lambda: self.pid() is None or works(), timeout_seconds=timeout_seconds, every_seconds=0.05
@@ -91,12 +103,12 @@ class ServiceProcess:
             raise PortTaken(f"{self.name} admin port", port, holder_of(port))
         return False
 
-    def _launch(self, port: int | None) -> None:
+    def _launch(self, port: int | None, starts: Starts | None) -> None:
         if port is not None and not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
         # The file of its stderr: a service that writes it itself keeps it within bounds while it runs.
         environment = {"MES_STORAGE_LOG_FILE": str(self._daemon.log), **self._environment()}
-        self._daemon.launch(self._words(port), environment=environment)
+        self._daemon.launch(self._words(port), environment=environment, starts=starts)
 
     def _words(self, port: int | None) -> Sequence[str]:
         if self._command is not None and port is not None:
@@ -153,6 +165,11 @@ class ServiceProcess:
         return self._daemon.kill()
 
 
+def import_path(project: Path) -> str:
+    """Return the PYTHONPATH of what imports a project's modules: our own, and the folder of its file."""
+    return os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(project.parent))))
+
+
 def environment_of(
     wanted: Mapping[str, str],
     own: Mapping[str, str] = MappingProxyType({}),
@@ -171,11 +188,10 @@ def environment_of(
         project: the project file, from whose folder its modules are imported.
         passfile: of what its secrets are derived.
     """
-    paths = (os.environ.get("PYTHONPATH"), str(project.parent))
     found = {
         "MES_STORAGE_TOPOLOGY": str(topology),
         "MES_STORAGE_PROJECT": str(project),
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONPATH": import_path(project),
     }
     if read_passwords(passfile):
         shared = {name: value for name, value in wanted.items() if name not in os.environ}

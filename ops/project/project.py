@@ -90,13 +90,15 @@ class UpEntry(Section):
     """What `mesctl up` does beside starting servers.
 
     `template` is a topology whose ports are chosen anew for HOME/topology.toml; `fill` is called with the
-    project and the topology when the schemas are there; `environment` is given to services, with
-    `{secret:PURPOSE}` replaced by a secret of the platform. `page` is the service whose pages people open:
-    its URL is the last line, with `login` behind it, which says how one comes in.
+    project and the topology when the schemas are there; `preload` are modules that are imported once for all
+    services (`ops.embedded.preload`); `environment` is given to services, with `{secret:PURPOSE}` replaced by
+    a secret of the platform. `page` is the service whose pages people open: its URL is the last line, with
+    `login` behind it, which says how one comes in.
     """
 
     template: Text | None = None
     fill: Reference | None = None
+    preload: tuple[Text, ...] = ()
     page: Text | None = None
     login: Text | None = None
     environment: dict[str, str] = Field(default_factory=dict)
