@@ -1,4 +1,4 @@
-"""What is known of a model file once it was looked at: its measures, or why it has none."""
+"""What is known of a model file once it was looked at: its measures or why it has none, and what is shown."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,6 +15,10 @@ SAME_MM = 1e-5
 """How far apart two corners of one piece may be: as far as those that are welded into one."""
 SCALES = (0.5, 2.0)
 """Between these a scaled piece follows from its model; beyond, what is too small to be a body may change."""
+
+MAX_PREVIEW_TRIANGLES = 20_000
+"""A mesh with more is made coarser: with as many it is half a megabyte, and a phone turns it smoothly."""
+MAX_PREVIEW_BYTES = 2**20
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -121,6 +125,27 @@ class Examined:
 
 
 EXAMINED: TypeAdapter[Examined] = TypeAdapter(Examined)
+"""What a child answers as JSON, checked like any input: it has read a stranger's file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What is shown of a model.
+
+    Parameters:
+        glb: base64 of a binary glTF 2.0 file, in metres, y up, around the origin.
+        png: base64 of a picture with a transparent ground.
+        triangles: how many the mesh in `glb` has.
+        reduced: the model has more, and is shown coarser than it is.
+    """
+
+    glb: Annotated[str, Field(max_length=4 * MAX_PREVIEW_BYTES // 3)]
+    png: Annotated[str, Field(max_length=MAX_PREVIEW_BYTES // 4)]
+    triangles: Annotated[int, Field(ge=1, le=MAX_PREVIEW_TRIANGLES)]
+    reduced: bool
+
+
+PREVIEW: TypeAdapter[Preview | None] = TypeAdapter(Preview | None)
 """What a child answers as JSON, checked like any input: it has read a stranger's file."""
 
 

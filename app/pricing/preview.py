@@ -10,20 +10,15 @@ import json
 import struct
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
 
 import mapbox_earcut
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import Field, TypeAdapter
 
 from app.pricing.measure import read_meshes
+from app.pricing.measurement import MAX_PREVIEW_TRIANGLES, Preview
 from app.pricing.surface import Floats, Ints, Mesh
 
-MAX_TRIANGLES = 20_000
-"""A mesh with more is made coarser: with as many it is half a megabyte, and a phone turns it smoothly."""
-MAX_BYTES = 2**20
 PICTURE_PIXELS = 320
 _OVERSAMPLING = 3
 _FINEST_CELLS = 256
@@ -40,27 +35,6 @@ _GLB, _JSON, _BINARY = 0x46546C67, 0x4E4F534A, 0x004E4942
 _FLOAT, _UINT = 5126, 5125
 _VERTICES, _INDICES = 34962, 34963
 _METRES_PER_MM = 0.001
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preview:
-    """What is shown of a model.
-
-    Parameters:
-        glb: base64 of a binary glTF 2.0 file, in metres, y up, around the origin.
-        png: base64 of a picture with a transparent ground.
-        triangles: how many the mesh in `glb` has.
-        reduced: the model has more, and is shown coarser than it is.
-    """
-
-    glb: Annotated[str, Field(max_length=4 * MAX_BYTES // 3)]
-    png: Annotated[str, Field(max_length=MAX_BYTES // 4)]
-    triangles: Annotated[int, Field(ge=1, le=MAX_TRIANGLES)]
-    reduced: bool
-
-
-PREVIEW: TypeAdapter[Preview | None] = TypeAdapter(Preview | None)
-"""What a child answers as JSON, checked like any input: it has read a stranger's file."""
 
 
 def preview(data: bytes, *, suffix: str) -> Preview | None:
@@ -80,7 +54,7 @@ def preview(data: bytes, *, suffix: str) -> Preview | None:
 
 def _preview(meshes: Sequence[Mesh]) -> Preview | None:
     points, faces = _joined(meshes)
-    shown, kept = reduce_mesh(points, faces, most=MAX_TRIANGLES)
+    shown, kept = reduce_mesh(points, faces, most=MAX_PREVIEW_TRIANGLES)
     if not len(kept):
         return None
     low, high = shown.min(axis=0), shown.max(axis=0)

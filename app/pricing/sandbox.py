@@ -30,8 +30,17 @@ from app.pricing.errors import (
     TooLong,
     TooMuchMemory,
 )
-from app.pricing.measurement import EXAMINED, SHAPES, Examined, KnownShape, Outcome, ShapeFacts, Unmeasurable
-from app.pricing.preview import PREVIEW, Preview
+from app.pricing.measurement import (
+    EXAMINED,
+    PREVIEW,
+    SHAPES,
+    Examined,
+    KnownShape,
+    Outcome,
+    Preview,
+    ShapeFacts,
+    Unmeasurable,
+)
 
 START_SECONDS = 60.0
 """How long a zygote may take to load the mesh libraries on a machine that is busy."""

@@ -30,9 +30,9 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from app.pricing.measure import examine, measure
-from app.pricing.measurement import SHAPES, KnownShape, ShapeFacts, Unmeasurable
+from app.pricing.measurement import PREVIEW, SHAPES, KnownShape, ShapeFacts, Unmeasurable
 from app.pricing.opc import CONTENT_TYPES, MODEL_TYPE, RELATIONSHIPS, START
-from app.pricing.preview import PREVIEW, preview
+from app.pricing.preview import preview
 from app.pricing.threemf import CORE
 
 MAX_ANSWER_BYTES = 16 * 2**20

@@ -14,8 +14,8 @@ from PIL import Image
 from app.console.demo.bad_shapes import bad_shapes
 from app.console.demo.shapes import Shape, good_shapes, round_ring, stl_binary
 from app.pricing.measure import measure
-from app.pricing.measurement import Measurement
-from app.pricing.preview import MAX_BYTES, MAX_TRIANGLES, PICTURE_PIXELS, preview, reduce_mesh
+from app.pricing.measurement import MAX_PREVIEW_BYTES, MAX_PREVIEW_TRIANGLES, Measurement
+from app.pricing.preview import PICTURE_PIXELS, preview, reduce_mesh
 
 GOOD = list(islice(good_shapes(seed=4), 6))
 BAD = list(bad_shapes())
@@ -49,8 +49,8 @@ def test_a_large_model_is_made_coarser() -> None:
     shown = preview(fine, suffix="stl")
     assert shown is not None
     assert shown.reduced
-    assert MAX_TRIANGLES / 4 < shown.triangles <= MAX_TRIANGLES
-    assert len(base64.b64decode(shown.glb)) < MAX_BYTES
+    assert MAX_PREVIEW_TRIANGLES / 4 < shown.triangles <= MAX_PREVIEW_TRIANGLES
+    assert len(base64.b64decode(shown.glb)) < MAX_PREVIEW_BYTES
     assert mesh_of(shown.glb).extents * 1000 == pytest.approx([20, 2, 20], abs=0.2)
 
 
