@@ -142,7 +142,7 @@ class Platform:
             self.home.want(EVERYTHING if everything else SERVERS_ONLY)
             with self._preloader() as preloader:
                 if services:
-                    preloader.begin_for(components.services.values())
+                    preloader.begin(services=sum(each.is_cold() for each in components.services.values()))
                 self._start_servers(components, ports, valkey)
                 if components.pooler:
                     components.pooler.up(ports)
@@ -295,7 +295,7 @@ class Platform:
             self._report(f"{service.name} service: starting anew, for it has read the topology as it was")
         run_all(service.stop for service in late)
         others = [each for each in chosen if each.name not in {*WATCHERS, GATEWAY}]
-        preloader.begin_for(others)
+        preloader.begin(services=sum(each.is_cold() for each in others))
         run_all(partial(self._start_service, service, ports, preloader.start) for service in others)
         for each in (each for each in chosen if each.name == GATEWAY):
             self._start_gateway(each, ports, is_wanted=gateway)

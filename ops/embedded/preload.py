@@ -19,15 +19,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from ops.embedded.service import ServiceProcess
+from typing import Any, Self
 
 ANSWER_SECONDS = 60.0
 """How long it may take to import the modules."""
@@ -37,7 +34,7 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 class Preloader:
-    """The process, from `begin_for` to the end of the context.
+    """The process, from `begin` to the end of the context.
 
     Parameters:
         modules: are imported, in this order; without one there is no process.
@@ -58,12 +55,13 @@ class Preloader:
     def __enter__(self) -> Self:
         return self
 
-    def begin_for(self, services: Iterable["ServiceProcess"]) -> None:
-        """Start the process, which imports while its caller does something else.
+    def begin(self, *, services: int) -> None:
+        """Start the process, once, which imports while its caller does something else.
 
-        For a single service it would import more than that one needs.
+        Parameters:
+            services: how many are to be started. For a single one it would import more than that one needs.
         """
-        if not self._modules or self._process or sum(each.is_cold() for each in services) < _FEWEST:
+        if not self._modules or self._process or services < _FEWEST:
             return
         # A session of its own: a Ctrl-C in the middle of `up` must not end a child before it has its own.
         self._process = subprocess.Popen(
@@ -166,10 +164,11 @@ def become(words: Sequence[str], *, pidfile: str, log: str, environment: Mapping
     _redirect(os.devnull, os.O_RDONLY, STDIN)
     _redirect(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, STDOUT, STDERR)
     _write_pid(pidfile)
+    # Have `ps` show the service, and not what it was forked from.
+    setproctitle(" ".join((sys.executable, "-m", *words)))
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
-    _name_process(words)
     sys.argv[1:] = words[1:]
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
@@ -189,14 +188,10 @@ def _write_pid(pidfile: str) -> None:
     new.replace(pidfile)
 
 
-def _name_process(words: Sequence[str]) -> None:
-    """Have `ps` show the service, and not what it was forked from."""
-    from setproctitle import setproctitle  # which mesctl itself does without
-
-    setproctitle(" ".join((sys.executable, "-m", *words)))
-
-
 if __name__ == "__main__":
+    from setproctitle import getproctitle, setproctitle  # which mesctl itself does without
+
+    getproctitle()  # it finds the words of the command only while the environment is as it was
     # As `python -m` in this folder has it.
     sys.path.insert(0, str(Path.cwd()))
     if (service := serve(sys.argv[1:])) is not None:

@@ -1,5 +1,6 @@
 """Daemons and clusters one by one: what is ours is found again, what is not is never touched."""
 
+import json
 import os
 import random
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,7 @@ from ops.embedded.errors import StartFailed
 from ops.embedded.home import rotate
 from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.postgres import SUPERUSER, UNSAFE, PostgresCluster, access_line
+from ops.embedded.preload import Preloader
 from ops.embedded.processes import Daemon, end_processes_naming, is_alive, size_of
 from ops.embedded.programs import WAYS, PostgresTools, launch_prefix
 from ops.embedded.service import ServiceProcess
@@ -109,6 +112,78 @@ def test_a_service_that_dies_early_shows_its_last_words(tmp_path: Path) -> None:
     )
     with pytest.raises(StartFailed, match=r"(?s)bakery did not start: it ended.*No module named app.bakery"):
         service.start(port=None, databases=[1])
+
+
+@pytest.fixture
+def bakery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    """Give a service that says how it was started, in a folder of its modules; it is stopped at the end."""
+    (tmp_path / "flour.py").write_text("import os\nLOADED_BY = os.getpid()\n")
+    (tmp_path / "bakery.py").write_text(
+        "import flour, json, os, sys, time\n"
+        "leads = os.getsid(0) == os.getpid() == os.getpgid(0)\n"
+        "forked = flour.LOADED_BY != os.getpid()\n"
+        "print(json.dumps([__name__, sys.argv[1:], os.environ.get('OVEN'), leads, forked]), flush=True)\n"
+        "time.sleep(600 if sys.argv[1] == 'bread' else 0)\n"
+        "raise SystemExit('no flour')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    daemon = Daemon("bakery", pidfile=tmp_path / "bakery.pid", log=tmp_path / "bakery.log")
+    yield daemon
+    daemon.stop()
+
+
+BREAD = [sys.executable, "-m", "bakery", "bread"]
+
+
+@contextmanager
+def preloading(*modules: str, said: list[str]) -> Iterator[Preloader]:
+    """Have modules imported for two services."""
+    with Preloader(modules, {}, report=said.append) as preloader:
+        preloader.begin(services=2)
+        yield preloader
+
+
+def last_said(daemon: Daemon) -> list[object]:
+    """Wait until the bakery has said how it was started, and give that."""
+    assert wait_until(lambda: daemon.log.read_text().endswith("\n"), timeout_seconds=60)
+    said: list[object] = json.loads(daemon.log.read_text().splitlines()[-1])
+    return said
+
+
+def test_a_service_is_forked_from_what_has_imported_its_modules(bakery: Daemon) -> None:
+    said: list[str] = []
+    with preloading("flour", said=said) as preloader:
+        pid = bakery.launch(BREAD, environment={"OVEN": "hot"}, starts=preloader.start)
+    assert last_said(bakery) == ["__main__", ["bread"], "hot", True, True]
+    assert bakery.pid() == pid, "it outlives what it was forked from"
+    assert psutil.Process(pid).cmdline()[0].endswith("-m bakery bread")
+    assert bakery.stop()
+    assert said == []
+
+
+def test_a_forked_service_that_ends_at_once_says_why_in_its_log(bakery: Daemon) -> None:
+    with preloading("flour", said=[]) as preloader:
+        service = ServiceProcess(
+            ServiceShape("bakery", module="bakery", arguments=(), health="/healthz", address=None),
+            pidfile=bakery.pidfile,
+            log=bakery.log,
+            environment=dict,
+        )
+        with pytest.raises(StartFailed, match=r"(?s)bakery did not start: it ended.*IndexError"):
+            service.start(port=None, databases=[1], starts=preloader.start)
+
+
+@pytest.mark.parametrize("modules", [("flour", "sugar"), ("flour",)], ids=["missing", "killed"])
+def test_without_what_imports_a_service_starts_by_itself(bakery: Daemon, modules: tuple[str, ...]) -> None:
+    said: list[str] = []
+    with preloading(*modules, said=said) as preloader:
+        if modules == ("flour",):
+            (child,) = (each for each in psutil.Process().children() if "preload.py" in str(each.cmdline()))
+            child.kill()
+        bakery.launch(BREAD, starts=preloader.start)
+    assert last_said(bakery) == ["__main__", ["bread"], None, True, False]
+    why = "sugar: ModuleNotFoundError: No module named 'sugar'" if len(modules) == 2 else "no answer"
+    assert said == [f"preload: {why}; each service imports for itself"]
 
 
 def test_leftover_workers_in_a_folder_are_ended_and_nobody_else(tmp_path: Path) -> None:
