@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from app.crm import repository
+from sqlalchemy import Select, select
+
 from app.crm.errors import CancellationPending, PriceExpired, PriceRenewalPending
 from app.crm.schemas import (
     AskFile,
@@ -212,7 +213,7 @@ class CrmService:
         """
         async with self.orders.read() as session:
             # One more than asked for: then there is another page.
-            found = await session.scalars(repository.newest(status=status, below=below).limit(limit + 1))
+            found = await session.scalars(_newest(status=status, below=below).limit(limit + 1))
             orders = [CrmOrderView.of(order) for order in found]
         more = len(orders) > limit
         return CrmOrderPage(orders=orders[:limit], next_cursor=orders[limit - 1].order_id if more else None)
@@ -297,3 +298,13 @@ async def _is_asked_already(
     history = await read_history(session, CRM, order.order_id)
     last = max(history, key=lambda line: line.event_no)
     return (last.actor, last.detail) == (actor, asked)
+
+
+def _newest(*, status: Status | None, below: int | None) -> Select[CrmOrder]:
+    """Select orders, newest first: of a status, and those after a page's last one."""
+    wanted = select(CrmOrder).order_by(CrmOrder.order_id.desc())
+    if status is not None:
+        wanted = wanted.where(CrmOrder.status == status)
+    if below is not None:
+        wanted = wanted.where(CrmOrder.order_id < below)
+    return wanted

@@ -16,8 +16,7 @@ from app.orders import SHOP
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.shop.endpoints import router
-from app.shop.handlers import handle
-from app.shop.service import ShopService
+from app.shop.service import ShopService, handle
 from app.topology import files_url
 from sharding.sessions import open_ids
 from sharding.topology import Topology

@@ -8,10 +8,12 @@ from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.flow.grants import Allowance
 from app.flow.places import Places
+from app.following import follow
 from app.kit.clock import Clock
 from app.kit.logs import bind
 from app.kit.telemetry import concerns
 from app.messaging.events import Customer, Item, OrderSubmitted
+from app.messaging.message import Message
 from app.messaging.outbox import find_waiting
 from app.messaging.routing import ServiceName
 from app.models.reference import Finish, Material
@@ -257,3 +259,8 @@ def submission_of(order: ShopOrder, *, at: datetime) -> OrderSubmitted:
         items=(item,),
         submitted_at=at,
     )
+
+
+async def handle(session: WriteSession, message: Message) -> None:
+    """Show the customer what MES says: it alone knows how far an order is."""
+    await follow(session, SHOP, message)

@@ -138,7 +138,7 @@ def serve(modules: Sequence[str]) -> dict[str, Any] | None:
     except Exception as error:  # a module of anybody's may fail in any way
         _say({"error": f"{module}: {type(error).__name__}: {error}"})
         return None
-    # The children share the pages of what was imported for as long as nobody writes to them.
+    # The children share the pages of what was imported until one writes to them.
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
