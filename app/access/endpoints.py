@@ -8,7 +8,14 @@ from fastapi import APIRouter, Form, Query, Request, Response, status
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.access.credentials import LIFETIMES, LONGEST_PASSWORD, TokenKeys, TokenUse, is_password
+from app.access.credentials import (
+    LIFETIMES,
+    LONGEST_PASSWORD,
+    LONGEST_TOKEN,
+    TokenKeys,
+    TokenUse,
+    is_password,
+)
 from app.access.enforce import COOKIE, Access, address_of
 from app.access.errors import (
     LoginFailed,
@@ -18,9 +25,10 @@ from app.access.errors import (
     OidcStateWrong,
     OidcUnlinked,
 )
-from app.access.identities import STAFF, KnownIdentity
+from app.access.identities import STAFF
 from app.access.limits import CallerLimits
 from app.access.oidc import OidcProvider
+from app.access.registry import KnownIdentity
 from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
@@ -179,16 +187,36 @@ async def finish_oidc(
     if error is not None or code is None:
         raise OidcRefused(error or "it sent no code")
     verifier, nonce = str(begun["verifier"]), str(begun["nonce"])
-    subject = await provider.finish(code=code, verifier=verifier, nonce=nonce, issuer=iss)
-    identity = access.registry.linked(provider.options.issuer, subject)
+    who = await provider.finish(code=code, verifier=verifier, nonce=nonce, issuer=iss)
+    link = [provider.options.issuer, who.subject]
+    identity = access.registry.linked(*link)
     if identity is None or identity.role not in STAFF:
-        raise OidcUnlinked(provider.options.issuer, subject)
+        raise OidcUnlinked(*link)
     to = escape(str(begun["to"]))
     answer = HTMLResponse(_PAGE % (to, to), headers=_PAGE_HEADERS)
-    # Good as long as the link is.
-    _start_session(answer, tokens, identity, link=[provider.options.issuer, subject])
+    # Good as long as the link is, and the session at the provider.
+    _start_session(answer, tokens, identity, link=link, sid=who.sid)
     answer.delete_cookie(LOGIN_COOKIE, secure=True, httponly=True, samesite="lax")
     return answer
+
+
+class LogoutForm(BaseModel):
+    """What an OpenID provider sends; whatever else is in it is to be ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    logout_token: str = Field(min_length=1, max_length=LONGEST_TOKEN)
+
+
+@staff_router.post("/oidc/logout", response_class=Response, responses=documented(400, 404, 429))
+async def end_oidc(request: Request, form: Annotated[LogoutForm, Form()]) -> Response:
+    """End what the OpenID provider has ended (OpenID Connect Back-Channel Logout 1.0)."""
+    access, (_, provider) = _access(request), _oidc(request)
+    access.attempts.count(address := address_of(request))
+    ended = await provider.read_logout(form.logout_token)
+    access.attempts.forget(address)
+    await access.registry.end_oidc(provider.options.issuer, ended)
+    return Response(headers={"Cache-Control": "no-store"})
 
 
 def _oidc(request: Request) -> tuple[TokenKeys, OidcProvider]:

@@ -4,7 +4,7 @@ import ipaddress
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from app.access.credentials import TokenKeys, TokenUse
 from app.access.errors import (
+    AccessError,
     CrossSiteRequest,
     DoorUnknown,
     KeyOfOtherKind,
@@ -24,9 +25,9 @@ from app.access.errors import (
     TooManyAttempts,
     UnknownPartner,
 )
-from app.access.identities import KnownIdentity, Registry
 from app.access.limits import ORDERS
 from app.access.oidc import OidcProvider
+from app.access.registry import KnownIdentity, Registry
 from app.access.table import deprecation_headers, is_allowed, rule_of
 from app.kit.caller import Caller, Door, Role, calling, network_of
 from app.kit.logs import bind
@@ -131,6 +132,15 @@ class Access:
             raise UnknownPartner(partner)
         return caller
 
+    def find(self, request: Request) -> Caller | None:
+        """Return who sends a request by its `Authorization`, wherever it goes; None if that is not clear."""
+        given = request.headers.getlist("authorization")
+        try:
+            found = self._by_header(given, self.door_of(request)) if given else None
+        except AccessError:
+            return None
+        return None if found is None else replace(found, address=address_of(request))
+
     def link_of(self, order_id: int) -> str | None:
         """Return the token that opens one order for its customer; None where tokens are not signed."""
         return None if self.tokens is None else self.tokens.sign(TokenUse.LINK, {"sub": str(order_id)})
@@ -167,17 +177,21 @@ class Access:
         given = request.headers.getlist("authorization")
         if not given:
             return self._by_cookie(request, door, address)
-        scheme, _, text = given[0].partition(" ")
-        caller = None
-        if len(given) == 1 and scheme.lower() == "bearer":
-            caller = self._by_key(text, door) or self._by_token(text, door)
+        caller = self._by_header(given, door)
         if caller is None:
             # What is good is let in whatever else came from its address, which may be that of many.
             self.attempts.count(address)
-            if self.registry.is_of_other_kind(text):
+            if self.registry.is_of_other_kind(given[0].partition(" ")[2]):
                 raise KeyOfOtherKind(in_sandbox=self.registry.in_sandbox)
             raise NotAuthenticated
         return replace(caller, address=address)
+
+    def _by_header(self, given: Sequence[str], door: Door) -> Caller | None:
+        """Return who the values of `Authorization` say that it is; None if they are not good."""
+        scheme, _, text = given[0].partition(" ")
+        if len(given) != 1 or scheme.lower() != "bearer":
+            return None
+        return self._by_key(text, door) or self._by_token(text, door)
 
     def _by_cookie(self, request: Request, door: Door, address: str | None) -> Caller | None:
         """Return whose session a request brings; one that has ended is as none, for browsers keep it."""
@@ -219,11 +233,18 @@ class Access:
         if key is not None and not self.registry.has_key(str(key), identity.identity_id):
             return None
         link = claims.get("link")
-        if link is not None and self.registry.linked(*link) != identity:
+        if link is not None and not self._is_linked(link, identity, claims):
             return None
         scopes = frozenset(str(claims.get("scope", "")).split())
         known_by = key or ("session" if link is None else "oidc")
         return _caller_of(identity, door, credential=known_by, scopes=scopes)
+
+    def _is_linked(self, link: Sequence[str], identity: KnownIdentity, claims: Mapping[str, Any]) -> bool:
+        """Return whether a session at the OpenID provider is still that of an identity."""
+        issuer, subject = link
+        issued = datetime.fromtimestamp(claims["iat"], UTC)
+        is_ended = self.registry.is_ended(issuer, subject, claims.get("sid"), issued)
+        return self.registry.linked(issuer, subject) == identity and not is_ended
 
 
 def _caller_of(identity: KnownIdentity, door: Door, *, credential: str, scopes: frozenset[str]) -> Caller:

@@ -173,6 +173,14 @@ class OidcTokenWrong(AccessError):
         super().__init__(f"the OpenID provider's answer is not good: {fault}")
 
 
+class OidcLogoutWrong(AccessError):
+    """A logout token is not what the provider's must be: it ends nothing."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        super().__init__(f"the logout token is not good: {fault}")
+
+
 class OidcUnlinked(AccessError):
     """No identity is linked to the person whom the provider names."""
 
@@ -197,6 +205,7 @@ STATUSES: Statuses = {
     OidcStateWrong: 400,
     OidcRefused: 401,
     OidcTokenWrong: 401,
+    OidcLogoutWrong: 400,
     OidcUnlinked: 403,
     IdempotencyKeyGuessable: 422,
     NotAuthenticated: 401,

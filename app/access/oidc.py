@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.claims import JWTClaims
 from authlib.oauth2.client import OAuth2Client
 from authlib.oidc.core import CodeIDToken
 from authlib.oidc.discovery import get_well_known_url
@@ -26,7 +27,7 @@ from joserfc import jws, jwt
 from joserfc.errors import ClaimError, JoseError
 from joserfc.jwk import JWKRegistry, Key
 
-from app.access.errors import OidcRefused, OidcTokenWrong, OidcUnavailable
+from app.access.errors import OidcLogoutWrong, OidcRefused, OidcTokenWrong, OidcUnavailable
 
 ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
@@ -38,6 +39,8 @@ KEYS_SECONDS = 3600.0
 AGAIN_SECONDS = 5.0
 """Keys are not asked for more often, whatever tokens name them."""
 LARGEST_ANSWER = 1024 * 1024
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
+LOGOUT_TYPE = "logout+jwt"
 LONGEST_SUBJECT = 255
 _LEEWAY_SECONDS = 30
 _HTTP_SECONDS = 3.0
@@ -122,6 +125,23 @@ class Begun:
     verifier: str
 
 
+@dataclass(frozen=True)
+class OidcSession:
+    """Who has logged in; and the session at the provider, which it may end later. None if it names none."""
+
+    subject: str
+    sid: str | None
+
+
+@dataclass(frozen=True)
+class OidcLogout:
+    """What a provider has ended: a session by its `sid`, or else all of a subject. `jti` is of the token."""
+
+    jti: str
+    subject: str | None
+    sid: str | None
+
+
 class OidcProvider:
     """An OpenID provider: its metadata and its keys are kept for an hour."""
 
@@ -165,8 +185,8 @@ class OidcProvider:
         )
         return Begun(str(url), state, nonce, verifier)
 
-    async def finish(self, *, code: str, verifier: str, nonce: str, issuer: str | None) -> str:
-        """Turn the code that a browser brings into the subject of who has logged in.
+    async def finish(self, *, code: str, verifier: str, nonce: str, issuer: str | None) -> OidcSession:
+        """Turn the code that a browser brings into who has logged in.
 
         Parameters:
             code: of the callback; it is good once.
@@ -186,7 +206,26 @@ class OidcProvider:
         token = answer.get("id_token")
         if not isinstance(token, str):
             raise OidcTokenWrong("it has no ID token")
-        return await self._subject(metadata, token, nonce=nonce, access_token=answer.get("access_token"))
+        return await self._session(metadata, token, nonce=nonce, access_token=answer.get("access_token"))
+
+    async def read_logout(self, token: str) -> OidcLogout:
+        """Return what a logout token ends (OpenID Connect Back-Channel Logout 1.0, 2.6).
+
+        Raises:
+            OidcLogoutWrong: it is not good.
+            OidcUnavailable: the provider's keys cannot be read.
+        """
+        try:
+            read = await self._verified(await self._known(), token)
+            claims = JWTClaims(read.claims, read.header, self._essential())
+            claims.validate(leeway=_LEEWAY_SECONDS)
+            return _checked_logout(claims, read.header, self.options.client_id)
+        except OidcTokenWrong as error:
+            raise OidcLogoutWrong(error.fault) from error
+        except ClaimError as error:
+            raise OidcLogoutWrong(f"its claim {error.claim!r} is not good") from error
+        except (JoseError, ValueError, TypeError, KeyError) as error:
+            raise OidcLogoutWrong(type(error).__name__) from error
 
     async def _known(self) -> _Metadata:
         async with self._fetching:
@@ -222,31 +261,36 @@ class OidcProvider:
             raise OidcUnavailable("token endpoint", f"it answers {status} {error}".strip())
         return answer
 
-    async def _subject(self, metadata: _Metadata, token: str, *, nonce: str, access_token: object) -> str:
+    async def _session(
+        self, metadata: _Metadata, token: str, *, nonce: str, access_token: object
+    ) -> OidcSession:
         try:
-            header = jws.extract_compact(token.encode()).headers()
-            algorithm = header.get("alg")
-            if algorithm not in metadata.algorithms:
-                raise OidcTokenWrong(f"it is signed by {str(algorithm)[:20]!r}")
-            key = await self._key_of(metadata, header.get("kid"), str(algorithm))
-            read = jwt.decode(token, key, algorithms=[str(algorithm)])
-            claims = CodeIDToken(
-                read.claims,
-                read.header,
-                {
-                    "iss": {"essential": True, "value": self.options.issuer},
-                    "aud": {"essential": True, "value": self.options.client_id},
-                    "exp": {"essential": True},
-                    "iat": {"essential": True},
-                },
-                {"nonce": nonce, "client_id": self.options.client_id, "access_token": access_token},
-            )
+            read = await self._verified(metadata, token)
+            asked = {"nonce": nonce, "client_id": self.options.client_id, "access_token": access_token}
+            claims = CodeIDToken(read.claims, read.header, self._essential(), asked)
             claims.validate(leeway=_LEEWAY_SECONDS)
         except ClaimError as error:
             raise OidcTokenWrong(f"the claim {error.claim!r} of its ID token is not good") from error
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise OidcTokenWrong(f"its ID token: {type(error).__name__}") from error
-        return _checked_subject(claims, nonce, self.options.client_id)
+        return _checked_session(claims, nonce, self.options.client_id)
+
+    async def _verified(self, metadata: _Metadata, token: str) -> jwt.Token:
+        """Return a token whose signature is the provider's."""
+        header = jws.extract_compact(token.encode()).headers()
+        algorithm = header.get("alg")
+        if algorithm not in metadata.algorithms:
+            raise OidcTokenWrong(f"it is signed by {str(algorithm)[:20]!r}")
+        key = await self._key_of(metadata, header.get("kid"), str(algorithm))
+        return jwt.decode(token, key, algorithms=[str(algorithm)])
+
+    def _essential(self) -> dict[str, Any]:
+        return {
+            "iss": {"essential": True, "value": self.options.issuer},
+            "aud": {"essential": True, "value": self.options.client_id},
+            "exp": {"essential": True},
+            "iat": {"essential": True},
+        }
 
     async def _key_of(self, metadata: _Metadata, kid: object, algorithm: str) -> Key:
         """Return the key of a token. One that is not known yet is looked for again: keys are rotated."""
@@ -333,13 +377,45 @@ def _find_key(keys: list[Key], kid: object, algorithm: str) -> Key | None:
     return next((key for key in good if key.kid == kid), None)
 
 
-def _checked_subject(claims: Mapping[str, Any], nonce: str, client_id: str) -> str:
-    """Return the subject. What authlib lets pass where a claim is missing is looked at once more."""
-    subject, audience = claims.get("sub"), claims.get("aud")
+def _checked_session(claims: Mapping[str, Any], nonce: str, client_id: str) -> OidcSession:
+    """Return who logs in. What authlib lets pass where a claim is missing is looked at once more."""
     if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
         raise OidcTokenWrong("the claim 'nonce' of its ID token is not good")
-    if audience not in (client_id, [client_id]) and claims.get("azp") != client_id:
-        raise OidcTokenWrong("the claim 'aud' of its ID token is not good")
-    if not isinstance(subject, str) or not 0 < len(subject) <= LONGEST_SUBJECT or not subject.isprintable():
+    _check_audience(claims, client_id)
+    subject = _named(claims, "sub")
+    if subject is None:
         raise OidcTokenWrong("the claim 'sub' of its ID token is not good")
-    return subject
+    return OidcSession(subject, _named(claims, "sid"))
+
+
+def _checked_logout(claims: Mapping[str, Any], header: Mapping[str, Any], client_id: str) -> OidcLogout:
+    """Return what is ended. No other token of the provider is one of these: they have no such event."""
+    events, jti = claims.get("events"), _named(claims, "jti")
+    if str(header.get("typ", LOGOUT_TYPE)).lower() not in {LOGOUT_TYPE, "jwt"} or "nonce" in claims:
+        raise OidcTokenWrong("it is a token of another kind")
+    if not isinstance(events, dict) or not isinstance(events.get(LOGOUT_EVENT), dict):
+        raise OidcTokenWrong("its claim 'events' has no logout")
+    _check_audience(claims, client_id)
+    subject, sid = _named(claims, "sub"), _named(claims, "sid")
+    if jti is None or (subject is None and sid is None):
+        raise OidcTokenWrong("it has no 'jti', or neither 'sub' nor 'sid'")
+    return OidcLogout(jti, subject, sid)
+
+
+def _check_audience(claims: Mapping[str, Any], client_id: str) -> None:
+    if claims.get("aud") not in (client_id, [client_id]) and claims.get("azp") != client_id:
+        raise OidcTokenWrong("the claim 'aud' is not good")
+
+
+def _named(claims: Mapping[str, Any], name: str) -> str | None:
+    """Return a claim that names something; None if there is none that can be kept.
+
+    Raises:
+        OidcTokenWrong: there is one that cannot.
+    """
+    found = claims.get(name)
+    if found is None:
+        return None
+    if not isinstance(found, str) or not 0 < len(found) <= LONGEST_SUBJECT or not found.isprintable():
+        raise OidcTokenWrong(f"the claim {name!r} is not good")
+    return found

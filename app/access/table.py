@@ -135,6 +135,11 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
         for service in ("crm", "mes", "board")
         for path in ("login", "callback")
     },
+    # Of the provider, which signs what it sends.
+    **{
+        (service, "POST", "/v1/oidc/logout"): _rule(_STAFF, *Role, is_open=True)
+        for service in ("crm", "mes", "board")
+    },
     # The board: what a person may do there is asked of the service that decides.
     ("board", "GET", _ORDER): _rule(
         (*_STAFF, *_CUSTOMER), Role.OPERATOR, Role.SELLER, Role.DBA, Role.CUSTOMER, *_READERS

@@ -133,7 +133,7 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         *(
             _acts(service, f"/v1/{path}")
             for service in ("crm", "mes", "board")
-            for path in ("login", "logout")
+            for path in ("login", "logout", "oidc/logout")
         ),
         *(_reads(service, "/v1/oidc/login") for service in ("crm", "mes", "board")),
         # Not repeated: the provider takes a code once.

@@ -300,11 +300,11 @@ class StrictRequest(Request):
             self._json = parse_json(await self.body())
         return self._json
 
-    async def read_form(self, fields: Iterable[str], *, lists: Container[str] = ()) -> None:
+    async def read_form(self, fields: Iterable[str] | None, *, lists: Container[str] = ()) -> None:
         """Read a form; `form` gives it.
 
         Parameters:
-            fields: those that there are.
+            fields: those that there are; None for whatever there is.
             lists: those of them that may be given several times.
 
         Raises:
@@ -319,7 +319,8 @@ class StrictRequest(Request):
             raise BodyMalformed(f"body: this is no form that can be read: {error}") from error
         try:
             refuse_repeated("body", (name for name, _ in form.multi_items() if name not in lists))
-            _refuse_unknown(form, fields)
+            if fields is not None:
+                _refuse_unknown(form, fields)
         except BodyMalformed:
             await form.close()
             raise
@@ -368,7 +369,10 @@ class StrictRoute(APIRoute):
         form = self.body_field.field_info if self.body_field is not None else None
         has_form = isinstance(form, params.Form)
         # FastAPI makes a model of a form's fields.
-        fields: Mapping[str, Any] = getattr(getattr(form, "annotation", None), "model_fields", {})
+        annotation = getattr(form, "annotation", None)
+        fields: Mapping[str, Any] = getattr(annotation, "model_fields", {})
+        # Of a form that is a stranger's standard, which may have more fields than are read here.
+        is_open = getattr(annotation, "model_config", {}).get("extra") == "ignore"
 
         lists = frozenset(name for name, each in fields.items() if get_origin(each.annotation) is list)
 
@@ -394,7 +398,7 @@ class StrictRoute(APIRoute):
             query = strict.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
-                await strict.read_form(fields, lists=lists)
+                await strict.read_form(None if is_open else fields, lists=lists)
             elif self.body_field is not None:
                 await strict.read_body()
             elif strict.method not in {"GET", "HEAD"}:

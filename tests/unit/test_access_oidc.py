@@ -14,11 +14,13 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from app.access.errors import OidcRefused, OidcTokenWrong, OidcUnavailable
+from app.access.errors import OidcLogoutWrong, OidcRefused, OidcTokenWrong, OidcUnavailable
 from app.access.oidc import (
     AGAIN_SECONDS,
     KEYS_SECONDS,
     LARGEST_ANSWER,
+    LOGOUT_EVENT,
+    OidcLogout,
     OidcOptions,
     OidcProvider,
     check_url,
@@ -95,7 +97,8 @@ class Fake:
         return OidcProvider(OPTIONS, client, clock=lambda: self.moment)
 
     async def finish(self, *, issuer: str | None = None) -> str:
-        return await self.provider().finish(code="c", verifier="v", nonce=NONCE, issuer=issuer)
+        found = await self.provider().finish(code="c", verifier="v", nonce=NONCE, issuer=issuer)
+        return found.subject
 
 
 async def test_a_login_asks_with_a_challenge_a_state_and_a_nonce_that_are_new_each_time() -> None:
@@ -178,7 +181,7 @@ async def test_keys_are_rotated_without_a_restart_and_asked_for_no_more_often_th
     provider = fake.provider()
 
     async def finish() -> str:
-        return await provider.finish(code="c", verifier="v", nonce=NONCE, issuer=None)
+        return (await provider.finish(code="c", verifier="v", nonce=NONCE, issuer=None)).subject
 
     assert await finish() == "rosa"
     fake.moment += AGAIN_SECONDS
@@ -249,3 +252,45 @@ def test_keys_that_may_not_sign_are_left_out() -> None:
     others = [{"kty": "oct", "k": "AAAA"}, {**good, "use": "enc"}, {"kty": "RSA"}, {"kty": "new"}, 7, None]
     assert [key.kid for key in read_keys(json.loads(json.dumps({"keys": [*others, good]})))] == ["1"]
     assert read_keys({"keys": "none"}) == []
+
+
+def logout(**changes: Any) -> str:
+    """Make a logout token; what is changed to None is left out."""
+    made: dict[str, Any] = {"events": {LOGOUT_EVENT: {}}, "jti": "1", "sid": "s", "nonce": None}
+    return signed(**(made | changes))
+
+
+async def test_a_logout_token_says_what_is_ended() -> None:
+    provider = Fake().provider()
+    assert await provider.read_logout(logout()) == OidcLogout("1", "rosa", "s")
+    assert await provider.read_logout(logout(sid=None)) == OidcLogout("1", "rosa", None)
+    assert await provider.read_logout(logout(sub=None)) == OidcLogout("1", None, "s")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        signed(),  # an ID token
+        logout(nonce=NONCE),
+        logout(events={}),
+        logout(events={LOGOUT_EVENT: None}),
+        logout(events=LOGOUT_EVENT),
+        logout(sub=None, sid=None),
+        logout(sid=["s"]),
+        logout(sid="a\nb"),
+        logout(jti=None),
+        logout(aud="wiki"),
+        logout(iss="https://evil.example"),
+        logout(exp=int(time.time()) - 60),
+        logout(exp=None),
+        logout(iat=int(time.time()) + 600),
+        logout(key=NEXT, alg="ES256", kid="2"),
+        logout()[:-4] + "AAAA",
+        "x",
+        "a.b.c",
+        "..",
+    ],
+)
+async def test_a_logout_token_that_is_not_right_ends_nothing(token: str) -> None:
+    with pytest.raises(OidcLogoutWrong):
+        await Fake().provider().read_logout(token)

@@ -1,0 +1,17 @@
+-- What the organisation's OpenID provider has ended by a logout token (docs/how-to/identities.md). Whoever serves staff writes
+-- here, raises the version that all services look at, and says so in the audit log.
+SET LOCAL lock_timeout = '3s';
+
+CREATE TABLE oidc_endings (
+    issuer   text NOT NULL,
+    jti      text NOT NULL,
+    subject  text,
+    sid      text,
+    ended_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (issuer, jti)
+);
+
+GRANT SELECT ON oidc_endings TO shop, crm, mes, board;
+GRANT INSERT (issuer, jti, subject, sid), DELETE ON oidc_endings TO crm, mes, board;
+GRANT UPDATE (version) ON identities_version TO crm, mes, board;
+GRANT INSERT (action, order_id, caller, role, door, identity_id, credential, address, trace_id, facts) ON audit_log TO crm, board;
