@@ -16,9 +16,10 @@ from app import instruments
 from app.access import endpoints, errors
 from app.access.credentials import TokenKeys
 from app.access.enforce import Access, Attempts
-from app.access.identities import Registry
-from app.access.limits import CallerLimits, RateLimited
+from app.access.limits import CallerLimits
 from app.access.oidc import OidcProvider, open_provider
+from app.access.refusals import RateLimited, RefusesAgain
+from app.access.registry import Registry
 from app.causality import open_callers, open_learned, refuse, store_of
 from app.database import DatabaseTimeouts, open_directory
 from app.files import ContentMismatch, ModelTooLarge, UnsupportedModelType
@@ -183,6 +184,7 @@ def make_app(
     app.add_middleware(RequestLog, facts_of=facts_of_path, routine=ROUTINE)
     # The last one is the first that sees a request.
     app.add_middleware(Observed, facts_of=facts_of_path)
+    app.add_middleware(RefusesAgain)
     problem.install(app, {**STATUSES, **errors.STATUSES, **statuses})
     if front is not None:
         app.router.routes.extend(front.routes)

@@ -23,10 +23,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from app import instruments
-from app.access.errors import AccessError
 from app.access.pipelining import Command, PipelinedScript
+from app.access.refusals import RateLimited, Refusals
 from app.kit.caller import Caller, Role, network_of
-from app.kit.tasks import Lane
 
 LEASE_SECONDS = 60.0  # after it a place is free whose process has died; longer than a request may take
 REDIS_SECONDS = 0.25
@@ -35,7 +34,6 @@ who keeps it busy must not be let in for that."""
 PAUSE_SECONDS = 1.0
 LOCAL_SHARE = 4  # a process alone lets this part of the orders in: there are about as many processes
 _MOST_LOCAL = 10_000
-_LATELY_SECONDS = 1.0
 _LIMITS = ("requests", "orders", "bytes", "concurrent requests")
 _ASKED, _SAID = struct.Struct("<11d"), struct.Struct("<7d")
 _DAY = 24 * 3600.0
@@ -135,23 +133,6 @@ ORDERS: Mapping[tuple[str, str], int] = {
     ("POST", "/v1/orders"): 1,
 }
 """The routes that make orders, and how many; what a batch holds is taken once it is read."""
-
-
-class RateLimited(AccessError):
-    """A caller asks for more than it may; nothing of the request was done."""
-
-    def __init__(self, limit: str, retry_after_seconds: float, headers: Mapping[str, str]) -> None:
-        self.limit = limit
-        self.retry_after_seconds = max(1, math.ceil(retry_after_seconds))
-        self._headers = dict(headers)
-        super().__init__(
-            f"more {limit} than are allowed: repeat this in {self.retry_after_seconds} seconds; "
-            "GET /v1/usage says how much is left"
-        )
-
-    def answer_headers(self) -> dict[str, str]:
-        """Return the headers of the answer."""
-        return self._headers
 
 
 class Left(NamedTuple):
@@ -288,7 +269,7 @@ class CallerLimits:
         self._clock = clock
         self._asks_again_at = 0.0
         self._local: OrderedDict[str, float] = OrderedDict()
-        self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self.refusals = Refusals(clock)
 
     def plan_of(self, caller: Caller) -> Plan | None:
         """Return a caller's limits; None if it has none, as what our own services ask for has."""
@@ -328,6 +309,10 @@ class CallerLimits:
             found.append((f"{caller.role}:{caller.credential}", made))
         return found
 
+    def held(self, caller: Caller) -> RateLimited | None:
+        """Return why each request of a caller is refused at this moment; None if Redis must say it."""
+        return self.refusals.held(subject for subject, _ in self._limits_of(caller))
+
     @asynccontextmanager
     async def taken(
         self, caller: Caller, method: str, route: str, size: Callable[[], int]
@@ -357,16 +342,19 @@ class CallerLimits:
         self, role: Role, subject: str, limits: Plan, costs: Sequence[float], size: Callable[[], int]
     ) -> AsyncIterator[dict[str, str]]:
         lease = uuid4().hex
-        lane = self._lanes.get(subject)
-        if lane is not None and self._clock() - lane.refused_at < _LATELY_SECONDS:
-            await lane.let_others_pass()
+        await self.refusals.let_others_pass(subject)
+        asked_at = self._clock()
         verdict = await self._decided(limits, subject, costs, lease)
         if verdict is None:
             self._decide_alone(limits, subject, orders=costs[1])
             yield {}
             return
         if verdict.refused_by is not None:
-            await self._lane_of_refused(subject).let_others_pass()
+            # A request is refused as each would be; an order, or a body, because it is one or so large.
+            is_each = verdict.refused_by == limits.requests.name
+            until = asked_at + verdict.retry_after_seconds if is_each else -math.inf
+            self.refusals.note(subject, _refusal(verdict), until=until)
+            await self.refusals.let_others_pass(subject)
         _refuse(role, verdict)
         try:
             yield verdict.headers
@@ -376,14 +364,6 @@ class CallerLimits:
             if (owed := size() - costs[2]) > 0:
                 arguments = _arguments(_letting_in(limits), (0.0, 0.0, owed), "")
                 await self._take.tell(_keys(subject), arguments, seconds=REDIS_SECONDS)
-
-    def _lane_of_refused(self, subject: str) -> Lane:
-        lane = self._lanes.pop(subject, None) or Lane()
-        lane.refused_at = self._clock()
-        self._lanes[subject] = lane
-        if len(self._lanes) > _MOST_LOCAL:
-            self._lanes.popitem(last=False)
-        return lane
 
     async def take_orders(self, caller: Caller, count: int) -> dict[str, str]:
         """Take what a request has turned out to cost, once its body is read; return headers of the answer.
@@ -453,7 +433,11 @@ def _refuse(role: Role, verdict: Verdict) -> None:
     """Raise if a limit has no room."""
     if verdict.refused_by is not None:
         instruments.request_limited(role.value, verdict.refused_by)
-        raise RateLimited(verdict.refused_by, verdict.retry_after_seconds, verdict.headers)
+        raise _refusal(verdict)
+
+
+def _refusal(verdict: Verdict) -> RateLimited:
+    return RateLimited(verdict.refused_by or "", verdict.retry_after_seconds, verdict.headers)
 
 
 def _letting_in(limits: Plan) -> Plan:

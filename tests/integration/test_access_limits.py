@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 
 from app import topology as sections
 from app.access import identities
-from app.access.limits import _SAID, CallerLimits, Plan, RateLimited, _arguments, decide, plan
+from app.access.limits import _SAID, CallerLimits, Plan, _arguments, decide, plan
+from app.access.refusals import HELD_SECONDS, RateLimited
 from app.kit.caller import Caller, Role
 from app.messaging.streams import open_redis
 from readreplica.sessions import WriteSession
@@ -115,6 +116,31 @@ async def test_who_is_refused_keeps_no_other_waiting(redis: Redis) -> None:
         tasks.create_task(answered(impatient, "impatient"))
     # Nor is one who was refused a moment ago behind all of another's.
     assert done.index("impatient") < 50
+
+
+async def test_who_is_refused_is_so_until_its_moment_without_a_question_to_redis(redis: Redis) -> None:
+    moment = 1000.0
+    limits = CallerLimits(redis, plans={Role.PARTNER: SLOW}, clock=lambda: moment)
+    MADE.append(limits)
+    caller, other = partner(), partner()
+    while (refused := await ask(limits, caller)) is None:
+        assert limits.held(caller) is None
+    held = limits.held(caller)
+    assert held is not None
+    assert (held.limit, held.retry_after_seconds) == (refused, 100)
+    assert limits.held(other) is None
+    # Of a limit that was raised, or a Redis that was wiped, a process hears within a second.
+    moment += HELD_SECONDS - 0.1
+    assert limits.held(caller) is not None
+    await redis.flushdb()
+    moment += 0.2
+    assert limits.held(caller) is None
+    assert await ask(limits, caller) is None
+    # An order is refused for what it is: other requests are not.
+    while await ask(limits, other, POST) is None:
+        pass
+    assert limits.held(other) is None
+    assert await ask(limits, other) is None
 
 
 async def test_places_are_taken_and_given_back(redis: Redis) -> None:
@@ -360,6 +386,13 @@ async def test_a_partner_who_floods_is_refused_and_a_polite_one_is_not(topology:
         assert int(refused[0].headers["Retry-After"]) >= 1
         assert refused[0].headers["RateLimit"].startswith('"requests";r=0')
         assert let_in[0].headers["RateLimit-Policy"].startswith('"requests";q=10')
+        # Each of them is answered alike, whichever part of the service does it.
+        assert {answer.text for answer in refused} == {refused[0].text}
+        assert all(answer.headers.keys() == refused[0].headers.keys() for answer in refused)
+        # Who is no caller any more is not told of limits.
+        problem(
+            await services.mes.get("/v1/usage", headers={"Authorization": f"Bearer {keys['loud']}x"}), 401
+        )
         # Nothing of what was refused was done: an order that is refused is not made.
         order: dict[str, Any] = {
             "files": {"file": ("ring.stl", b"solid")},
