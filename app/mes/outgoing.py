@@ -24,6 +24,9 @@ _MOST_INTERIM = 5
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r]")
 _URL = re.compile(r"[\x21-\x7e]{1,2000}")
 _HOST = re.compile(r"[A-Za-z0-9.:-]{1,253}")
+_NUMBER = re.compile(r"(.*\.)?(0[xX][0-9A-Fa-f]*|[0-9]+)\.?")
+_NOT_PUBLIC = "its host has no address, or one that is not public"
+"""One answer to both: or else names of this network could be guessed."""
 
 # Public as Python has it, and yet where a provider's machines are asked for secrets: Azure and Oracle.
 _METADATA = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24")))
@@ -97,6 +100,9 @@ def check_url(url: str, *, allows_local: bool = False) -> SplitResult:
     try:
         literal = ipaddress.ip_address(host)
     except ValueError:
+        if _NUMBER.fullmatch(host):
+            # Some resolvers read it as an address, as 127.1 and 2130706433.
+            raise WebhookUrlRefused(f"{host} is no host, and no address as it is written") from None
         return parts
     if not is_reachable(literal, allows_local=allows_local):
         raise WebhookUrlRefused(f"{host} is no public address")
@@ -164,7 +170,7 @@ class WebhookSender:
         except WebhookUrlRefused as error:
             raise SendingFailed(str(error)) from None
         except gaierror:
-            raise SendingFailed("its host has no address") from None
+            raise SendingFailed(_NOT_PUBLIC) from None
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, UnicodeError) as error:
             raise SendingFailed(_fault_of(error)) from None
         if 200 <= status < 300:
@@ -191,7 +197,7 @@ class WebhookSender:
         addresses = [ipaddress.ip_address(each) for each in await self.resolver(host, port)]
         # One that is not public among others is an attempt, and no mistake.
         if not addresses or not all(is_reachable(each, allows_local=self.allows_local) for each in addresses):
-            raise SendingFailed("its host has an address that is not public")
+            raise SendingFailed(_NOT_PUBLIC)
         return await asyncio.open_connection(
             str(addresses[0]),
             port,

@@ -209,18 +209,28 @@ def gateway_on(
     )
 
 
-def one_door(folder: Path, name: str, routes: Sequence[GatewayRoute], *, service: int) -> Gateway:
-    """Make a gateway of one door that takes TLS, in front of the MES at a port; its certificates as well."""
+def one_door(
+    folder: Path, name: str, routes: Sequence[GatewayRoute], *, service: int, tried: int | None = None
+) -> Gateway:
+    """Make a gateway of one door that takes TLS, in front of the MES at a port; its certificates as well.
+
+    At the port `tried` is the MES of a sandbox.
+    """
     make_authority(folder, days=30).issue("door", names=[HOST, LOOPBACK])
     door = {"host": LOOPBACK, "port": free_port(), "names": {"mes": (HOST,)}}
     door |= {"certificate": "door.pem", "key": "door.key"}
+    sandbox = {"prefix": "mt_", "processes": {"mes": [f"{LOOPBACK}:{tried}"]}}
     section = GatewaySection.model_validate(
         {"admin_port": free_port(), "source": SOURCE, "doors": {name: door}}
+        | ({} if tried is None else {"sandbox": sandbox})
+    )
+    tries = (
+        [] if tried is None else [Upstream(service="mes", processes=((LOOPBACK, tried),), is_sandbox=True)]
     )
     return Gateway(
         section=section,
         doors=(GatewayDoor(name=name, section=section.doors[name], folder=folder, routes=tuple(routes)),),
-        upstreams=(Upstream(service="mes", processes=((LOOPBACK, service),)),),
+        upstreams=(Upstream(service="mes", processes=((LOOPBACK, service),)), *tries),
     )
 
 

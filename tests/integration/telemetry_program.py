@@ -13,7 +13,9 @@ from prometheus_client import REGISTRY, generate_latest
 from app.database import open_shards
 from app.files import ModelStore
 from app.kit.clock import utc_now
+from app.kit.logs import configure_logging
 from app.kit.telemetry import start_telemetry
+from app.log_events import SCHEMA
 from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
 from app.pricing.worker import Worker
@@ -53,8 +55,31 @@ async def strain(services: Services) -> None:
     assert (await services.shop.head("/v1/orders/1")).status_code == 404
 
 
+KEY = f"mk_abcdefghijkl_{'S' * 43}"
+PASSWORD = "hunter2-and-more"
+
+
+async def betray(services: Services) -> None:
+    """Send secrets wherever a client may put one: each is refused, and answered without it."""
+    bearer = {"Authorization": f"Bearer {KEY}"}
+    token = {"grant_type": "client_credentials", "client_id": "atelier-nord", "client_secret": KEY}
+    for status, answer in (
+        (401, await services.mes.get(f"/v1/orders/17?key={KEY}&password={PASSWORD}", headers=bearer)),
+        (401, await services.mes.get("/v1/usage", headers={**bearer, "Cookie": f"__Host-session={KEY}"})),
+        (401, await services.mes.post("/v1/login", json={"name": "Rosa", "password": PASSWORD})),
+        (422, await services.mes.post("/v1/login", json={"name": "Rosa", "secret": PASSWORD})),
+        (401, await services.mes.post("/v1/token", data=token)),
+        (422, await services.mes.post("/v1/token", data={**token, "grant_type": PASSWORD})),
+    ):
+        assert answer.status_code == status, answer.text
+        assert KEY not in answer.text, answer.text
+        assert PASSWORD not in answer.text, answer.text
+    await services.mes.get(f"/v1/partners/{KEY}/orders")
+
+
 async def main(path: str, url: str, ratio: str) -> None:
     topology = Topology.load(path)
+    configure_logging("all", level="info", schema=SCHEMA)
     stop = start_telemetry("all", otlp_endpoint=url, trace_ratio=float(ratio))
     async with open_services(topology) as services:
         models = await asyncio.to_thread(ModelStore.open, files_url(topology))
@@ -63,6 +88,7 @@ async def main(path: str, url: str, ratio: str) -> None:
             async with running(Worker(sessions, pricer, holder="test", options=SOON)):
                 orders = await live(services)
         await strain(services)
+        await betray(services)
     metrics = generate_latest(REGISTRY).decode()
     stop()
     print(json.dumps({"orders": orders, "metrics": metrics}))  # noqa: T201 (the test reads it)

@@ -21,6 +21,7 @@ from app.models.mes import Intake
 from app.models.status import Status
 from sharding.topology import Topology
 from tests.collector import Collector, TakenSpan, collecting
+from tests.integration.telemetry_program import KEY, PASSWORD
 from tests.needs import require
 from tests.order_traces import HANDLED_WITHIN_SECONDS, Found, Killed, follow
 from tests.pooler import run_pooler
@@ -35,6 +36,8 @@ class Shown:
     orders: Mapping[str, str]
     metrics: str
     spans: list[TakenSpan]
+    printed: str
+    """What the program has printed before: its log."""
 
     def of(self, order: str) -> list[TakenSpan]:
         """Return the spans of an order."""
@@ -57,11 +60,15 @@ async def run(topology: Topology, collector: Collector, ratio: float = 1.0) -> S
     """Run the program on a topology's databases."""
     program = ["-m", "tests.integration.telemetry_program"]
     words = [sys.executable, *program, str(topology.path), collector.url, str(ratio)]
-    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
     out, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0
-    found = json.loads(out.splitlines()[-1])
-    return Shown(found["orders"], found["metrics"], collector.spans)
+    lines = out.decode().splitlines()
+    found = next(json.loads(line) for line in lines if line.startswith('{"orders"'))
+    log = "\n".join(line for line in lines if not line.startswith('{"orders"'))
+    return Shown(found["orders"], found["metrics"], collector.spans, log)
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +248,14 @@ def test_no_label_has_a_value_that_a_client_chooses(whole: Shown) -> None:
     assert transitions <= set(Status)
     series = Counter(name for name, _, _ in SAMPLE.findall(whole.metrics))
     assert max(series.values()) < 1000, series.most_common(3)
+
+
+def test_no_secret_is_in_a_span_a_metric_or_the_log(whole: Shown) -> None:
+    assert "request_refused" in whole.printed
+    for text in (repr(whole.spans), whole.metrics, whole.printed):
+        assert PASSWORD not in text
+        assert KEY.rpartition("_")[2] not in text
+        assert "eyJ" not in text  # as each token of ours begins
 
 
 @pytest.mark.long
