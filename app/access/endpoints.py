@@ -2,6 +2,7 @@
 
 import hmac
 from html import escape
+from secrets import token_urlsafe
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response, status
@@ -104,7 +105,7 @@ def sign_in(request: Request, response: Response, *, name: str, password: str) -
 
 
 def _start_session(response: Response, tokens: TokenKeys, identity: KnownIdentity, **more: Any) -> None:
-    claims = {"sub": identity.name, "iid": identity.identity_id, **more}
+    claims = {"sub": identity.name, "iid": identity.identity_id, "jti": token_urlsafe(16), **more}
     response.set_cookie(
         COOKIE,
         tokens.sign(TokenUse.SESSION, claims),
@@ -116,8 +117,9 @@ def _start_session(response: Response, tokens: TokenKeys, identity: KnownIdentit
 
 
 @staff_router.post("/logout", status_code=status.HTTP_204_NO_CONTENT, responses=documented(401, 403))
-async def logout(response: Response) -> None:
-    """Forget the cookie. `mesctl identities revoke` ends all sessions of an identity."""
+async def logout(request: Request, response: Response) -> None:
+    """End the session of the cookie. `mesctl identities revoke` ends all sessions of an identity."""
+    await _access(request).end_session(request)
     response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="strict")
 
 
@@ -215,7 +217,7 @@ async def end_oidc(request: Request, form: Annotated[LogoutForm, Form()]) -> Res
     access.attempts.count(address := address_of(request))
     ended = await provider.read_logout(form.logout_token)
     access.attempts.forget(address)
-    await access.registry.end_oidc(provider.options.issuer, ended)
+    await access.registry.end(provider.options.issuer, ended)
     return Response(headers={"Cache-Control": "no-store"})
 
 
@@ -249,11 +251,11 @@ async def issue_token(
     access = _access(request)
     if access.tokens is None:
         raise NoTokens
-    access.attempts.count(address := address_of(request))
     known = access.registry.find(client_secret)
     if known is None or known.identity.name != client_id:
+        # As a key in a header: what is good is let in, whatever else came from its address.
+        access.attempts.count(address_of(request))
         raise LoginFailed
-    access.attempts.forget(address)
     scope = " ".join(sorted(known.scopes))
     claims = {"sub": client_id, "iid": known.identity.identity_id, "key": known.key_id, "scope": scope}
     response.headers["Cache-Control"] = "no-store"

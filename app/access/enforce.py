@@ -25,8 +25,9 @@ from app.access.errors import (
     TooManyAttempts,
     UnknownPartner,
 )
+from app.access.identities import OURS
 from app.access.limits import ORDERS
-from app.access.oidc import OidcProvider
+from app.access.oidc import OidcProvider, SessionEnd
 from app.access.registry import KnownIdentity, Registry
 from app.access.table import deprecation_headers, is_allowed, rule_of
 from app.kit.caller import Caller, Door, Role, calling, network_of
@@ -141,6 +142,13 @@ class Access:
             return None
         return None if found is None else replace(found, address=address_of(request))
 
+    async def end_session(self, request: Request) -> None:
+        """End the session whose cookie a request brings, wherever else that was copied to."""
+        read = None if self.tokens is None else self.tokens.read(request.cookies.get(COOKIE, ""))
+        if read is not None and read[0] is TokenUse.SESSION and "jti" in read[1]:
+            number = str(read[1]["jti"])
+            await self.registry.end(OURS, SessionEnd(number, read[1]["sub"], number))
+
     def link_of(self, order_id: int) -> str | None:
         """Return the token that opens one order for its customer; None where tokens are not signed."""
         return None if self.tokens is None else self.tokens.sign(TokenUse.LINK, {"sub": str(order_id)})
@@ -229,6 +237,8 @@ class Access:
         identity = self.registry.identity(number) if isinstance(number, int) else None
         issued = datetime.fromtimestamp(claims["iat"] + 1, UTC)  # it has no fraction of a second
         if identity is None or issued < identity.valid_after:
+            return None
+        if self.registry.is_logged_out(claims.get("jti")):
             return None
         if key is not None and not self.registry.has_key(str(key), identity.identity_id):
             return None

@@ -24,7 +24,7 @@ from app.access.errors import (
     UnknownCredential,
     UnknownIdentity,
 )
-from app.access.oidc import OidcLogout
+from app.access.oidc import SessionEnd
 from app.audit_log import record
 from app.kit.caller import Role
 from app.models.directory import (
@@ -33,7 +33,7 @@ from app.models.directory import (
     Identity,
     IdentityKey,
     IdentitySubject,
-    OidcEnding,
+    SessionEnding,
 )
 from readreplica.sessions import WriteSession
 
@@ -41,6 +41,8 @@ MOST_KEYS = 2
 """Of one identity: while one is replaced by the next, both are good."""
 STAFF = frozenset({Role.OPERATOR, Role.SELLER, Role.AUDITOR, Role.DBA, Role.ADMIN})
 """Who may log in."""
+OURS = "mes-storage"
+"""Who has ended a session, if it was us."""
 
 
 async def create(
@@ -231,22 +233,22 @@ async def unlink_subjects(session: WriteSession, name: str) -> int:
     return len(gone)
 
 
-async def end_oidc(session: WriteSession, issuer: str, ended: OidcLogout) -> bool:
-    """Note what an OpenID provider has ended, and forget what no session can be as old as.
+async def end_session(session: WriteSession, issuer: str, ended: SessionEnd) -> bool:
+    """Note what has ended, and forget what no session can be as old as.
 
     Parameters:
         session: a transaction in the directory.
-        issuer: the provider.
-        ended: as its logout token says.
+        issuer: the OpenID provider that has ended it; or `OURS`.
+        ended: what has ended.
 
     Returns:
-        False where this token was noted before: it ends nothing once more.
+        False where this was noted before: it ends nothing once more.
     """
     await _raise_version(session)
     too_old = func.now() - 2 * LIFETIMES[TokenUse.SESSION]
-    await session.execute(delete(OidcEnding).where(OidcEnding.ended_at < too_old))
+    await session.execute(delete(SessionEnding).where(SessionEnding.ended_at < too_old))
     values = {"issuer": issuer, "jti": ended.jti, "subject": ended.subject, "sid": ended.sid}
-    noted = insert(OidcEnding).values(values).on_conflict_do_nothing().returning(OidcEnding.jti)
+    noted = insert(SessionEnding).values(values).on_conflict_do_nothing().returning(SessionEnding.jti)
     if await session.scalar(noted) is None:
         return False
     facts = {"issuer": issuer, "subject": ended.subject, "session": ended.sid}

@@ -134,8 +134,8 @@ class OidcSession:
 
 
 @dataclass(frozen=True)
-class OidcLogout:
-    """What a provider has ended: a session by its `sid`, or else all of a subject. `jti` is of the token."""
+class SessionEnd:
+    """What has ended: a session by its `sid`, or else all of a subject. `jti`: of what says so."""
 
     jti: str
     subject: str | None
@@ -208,7 +208,7 @@ class OidcProvider:
             raise OidcTokenWrong("it has no ID token")
         return await self._session(metadata, token, nonce=nonce, access_token=answer.get("access_token"))
 
-    async def read_logout(self, token: str) -> OidcLogout:
+    async def read_logout(self, token: str) -> SessionEnd:
         """Return what a logout token ends (OpenID Connect Back-Channel Logout 1.0, 2.6).
 
         Raises:
@@ -388,7 +388,7 @@ def _checked_session(claims: Mapping[str, Any], nonce: str, client_id: str) -> O
     return OidcSession(subject, _named(claims, "sid"))
 
 
-def _checked_logout(claims: Mapping[str, Any], header: Mapping[str, Any], client_id: str) -> OidcLogout:
+def _checked_logout(claims: Mapping[str, Any], header: Mapping[str, Any], client_id: str) -> SessionEnd:
     """Return what is ended. No other token of the provider is one of these: they have no such event."""
     events, jti = claims.get("events"), _named(claims, "jti")
     if str(header.get("typ", LOGOUT_TYPE)).lower() not in {LOGOUT_TYPE, "jwt"} or "nonce" in claims:
@@ -399,7 +399,7 @@ def _checked_logout(claims: Mapping[str, Any], header: Mapping[str, Any], client
     subject, sid = _named(claims, "sub"), _named(claims, "sid")
     if jti is None or (subject is None and sid is None):
         raise OidcTokenWrong("it has no 'jti', or neither 'sub' nor 'sid'")
-    return OidcLogout(jti, subject, sid)
+    return SessionEnd(jti, subject, sid)
 
 
 def _check_audience(claims: Mapping[str, Any], client_id: str) -> None:

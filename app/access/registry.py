@@ -18,12 +18,12 @@ from sqlalchemy import select, update
 from app import instruments
 from app.access.credentials import SANDBOX_PREFIX, read_api_key
 from app.access.errors import IdentitiesUnknown
-from app.access.identities import LIMITS, MOST_KEYS, MOST_LIMIT, end_oidc
-from app.access.oidc import OidcLogout
+from app.access.identities import LIMITS, MOST_KEYS, MOST_LIMIT, OURS, end_session
+from app.access.oidc import SessionEnd
 from app.kit.caller import Role
 from app.kit.tasks import sleep_unless, within
 from app.messaging.backoff import repeat_with_backoff
-from app.models.directory import IdentitiesVersion, Identity, IdentityKey, IdentitySubject, OidcEnding
+from app.models.directory import IdentitiesVersion, Identity, IdentityKey, IdentitySubject, SessionEnding
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -205,11 +205,15 @@ class Registry:
         ended = self._known.ended_subjects.get((issuer, subject))
         return (issuer, sid) in self._known.ended_sids or (ended is not None and issued <= ended)
 
-    async def end_oidc(self, issuer: str, ended: OidcLogout) -> None:
-        """End, in all services, what a logout token ends."""
+    def is_logged_out(self, session_id: str | None) -> bool:
+        """Return whether who had a session of ours has logged out of it."""
+        return (OURS, session_id) in self._known.ended_sids
+
+    async def end(self, issuer: str, ended: SessionEnd) -> None:
+        """End, in all services, what a logout ends; `issuer` as for `end_session`."""
 
         async def noted(session: WriteSession) -> bool:
-            return await end_oidc(session, issuer, ended)
+            return await end_session(session, issuer, ended)
 
         if (await self._directory.transact(noted)).value:
             log.info("identity_logged_out", issuer=issuer, subject=ended.subject)
@@ -229,7 +233,7 @@ async def _read(session: WriteSession, version: int) -> _Known:
     by_id = {each.identity_id: _shown(each) for each in rows}
     keys = select(IdentityKey).where(IdentityKey.revoked_at.is_(None)).limit(MOST_KEYS * MOST_IDENTITIES)
     subjects = await session.scalars(select(IdentitySubject).limit(MOST_IDENTITIES))
-    endings = (await session.scalars(select(OidcEnding).limit(MOST_IDENTITIES))).all()
+    endings = (await session.scalars(select(SessionEnding).limit(MOST_IDENTITIES))).all()
     return _Known(
         version=version,
         by_subject={
@@ -244,7 +248,7 @@ async def _read(session: WriteSession, version: int) -> _Known:
     )
 
 
-def _latest(rows: Iterable[OidcEnding]) -> dict[tuple[str, str], datetime]:
+def _latest(rows: Iterable[SessionEnding]) -> dict[tuple[str, str], datetime]:
     found: dict[tuple[str, str], datetime] = {}
     for row in rows:
         key = row.issuer, row.subject or ""

@@ -136,10 +136,13 @@ class IdentitySubject(DirectoryBase):
     linked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-class OidcEnding(DirectoryBase):
-    """What a logout token of an OpenID provider has ended. Kept for as long as a session may last."""
+class SessionEnding(DirectoryBase):
+    """What a person has ended by logging out: here, or at an OpenID provider, by its logout token.
 
-    __tablename__ = "oidc_endings"
+    It is kept for as long as a session may last.
+    """
+
+    __tablename__ = "session_endings"
 
     issuer: Mapped[str] = mapped_column(Text, primary_key=True)
     jti: Mapped[str] = mapped_column(Text, primary_key=True)

@@ -1,7 +1,7 @@
 """The gateway of the embedded platform: Envoy on loopback, and certificates of an authority of its own."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ops.project.project import Project
     from sharding.topology import Topology
 
-SERVER, CLIENT, AUTHORITY = "gateway", "client", "ca"
-"""The certificates in HOME/certificates: of the doors, of who may come in by the internal one, of both."""
+CLIENT, AUTHORITY = "client", "ca"
+"""In HOME/certificates beside those of the doors: of who may come in by the internal one, and of all."""
 VALID_DAYS = 365
 RENEWED_BEFORE = timedelta(days=30)
 
@@ -69,28 +69,34 @@ def _certify(topology: "Topology", folder: Path) -> None:
     """Make the certificates, unless they are there, are for all names, and have a month to go."""
     from ops.gateway.certificates import make_authority
 
-    names = sorted({LOOPBACK, "localhost", *_names(topology)})
-    listed, written = folder / "names.txt", "\n".join(names)
-    if listed.is_file() and listed.read_text() == written and not _ends_soon(folder):
+    names = _names(topology, folder)
+    listed, written = folder / "names.txt", "\n".join(f"{name} {' '.join(names[name])}" for name in names)
+    if listed.is_file() and listed.read_text() == written and not _ends_soon(folder, names):
         return
     folder.mkdir(exist_ok=True, mode=0o700)
     authority = make_authority(folder, days=VALID_DAYS)
-    authority.issue(SERVER, names=["localhost", *(name for name in names if name != "localhost")])
+    for name, hosts in names.items():
+        authority.issue(name, names=["localhost", LOOPBACK, *hosts])
     authority.issue(CLIENT, names=["client.mesctl"])  # another subject than that of the authority
     listed.write_text(written)
 
 
-def _names(topology: "Topology") -> Iterator[str]:
+def _names(topology: "Topology", folder: Path) -> dict[str, list[str]]:
+    """Return the hosts of each certificate: those of the doors that show it, and no inner one at an outer."""
+    found: dict[str, set[str]] = {}
     for door in section_of(topology).doors.values():
-        for given in door.names.values():
-            yield from given
+        file = topology.path.parent / (door.certificate or "")
+        if file.parent.resolve() == folder.resolve():  # one of somebody's own is not made here
+            hosts = (host for given in door.names.values() for host in given)
+            found.setdefault(file.stem, set()).update(hosts)
+    return {name: sorted(hosts - {"localhost", LOOPBACK}) for name, hosts in sorted(found.items())}
 
 
-def _ends_soon(folder: Path) -> bool:
+def _ends_soon(folder: Path, names: Iterable[str]) -> bool:
     from ops.gateway.service import certificate_end
 
     try:
-        ends = [certificate_end(folder / f"{name}.pem") for name in (AUTHORITY, SERVER, CLIENT)]
+        ends = [certificate_end(folder / f"{name}.pem") for name in (AUTHORITY, CLIENT, *names)]
     except (OSError, ValueError):
         return True
     return min(ends) - datetime.now(UTC) < RENEWED_BEFORE

@@ -189,6 +189,8 @@ def _listener(door: GatewayDoor, gateway: Gateway, folder: Path, *, is_static: b
     chain: dict[str, Any] = {
         "name": door.name,
         "filters": [_connection_limit(door), _manager(door, gateway, folder)],
+        # Of TLS: a client that begins no handshake has a connection as well.
+        "transport_socket_connect_timeout": _seconds(door.section.header_seconds),
     }
     if door.section.certificate is not None:
         chain["transport_socket"] = _tls(door, None if is_static else folder)

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import psycopg
 import pytest
+from cryptography import x509
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
@@ -482,8 +483,12 @@ def _are_behind_doors(platform: Platform) -> None:
     assert status("staff", "dba.localhost", "/livez", stranger) == 404
     with pytest.raises(httpx.TransportError):
         status("internal", "internal.crm.api.localhost", "/v1/orders", stranger)
-    key = folder / "gateway.key"
-    assert key.stat().st_mode & 0o077 == 0
+    assert (folder / "external-door.key").stat().st_mode & 0o077 == 0
+    # A stranger is shown the names of its door, and not those of the inner one.
+    certificate = x509.load_pem_x509_certificate((folder / "external-door.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    hosts = names.get_values_for_type(x509.DNSName)
+    assert hosts == ["localhost", "crm.api.localhost", "mes.api.localhost"]
 
 
 @pytest.mark.long

@@ -599,6 +599,19 @@ async def test_a_session_that_has_ended_is_as_none(doors: Doors) -> None:
         answer = await doors.send("crm", "POST", "/v1/logout", door=Door.STAFF, headers=headers)
         assert answer.status_code == 204
         assert f'{COOKIE}="";' in answer.headers["Set-Cookie"]
+    # Who logs out ends that session, wherever its cookie was copied to, and no other one.
+    cookies = []
+    for _ in range(2):
+        answer = await login(door=Door.STAFF)
+        cookies.append({"Cookie": answer.headers["Set-Cookie"].partition(";")[0]})
+    ends = {**cookies[0], "Sec-Fetch-Site": "same-origin"}
+    for service in ("board", "crm"):
+        answer = await doors.send(service, "POST", "/v1/logout", door=Door.STAFF, headers=ends)
+        assert answer.status_code == 204
+        await doors.refresh()
+        for other in ("crm", "mes"):
+            problem(await doors.send(other, "GET", "/v1/orders/17", door=Door.STAFF, headers=cookies[0]), 401)
+            problem(await doors.send(other, "GET", "/v1/orders/17", door=Door.STAFF, headers=cookies[1]), 404)
 
 
 async def test_bad_passwords_are_counted_while_others_are_checked(doors: Doors) -> None:

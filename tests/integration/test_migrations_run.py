@@ -119,7 +119,7 @@ def test_psql_runs_the_offline_script(topology: Topology, postgres: PostgresServ
 LATER = {
     *("flow_control", "flow_grants", "flow_overrides"),
     *("identities", "identity_keys", "identities_version"),
-    *("webhook_endpoints", "audit_heads", "audit_log", "audit_seals", "identity_subjects", "oidc_endings"),
+    *("webhook_endpoints", "audit_heads", "audit_log", "audit_seals", "identity_subjects", "session_endings"),
 }
 """What later revisions of the order system make."""
 

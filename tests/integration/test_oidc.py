@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from app.access import identities
 from app.access.endpoints import LOGIN_COOKIE
 from app.access.enforce import COOKIE, Access
-from app.access.oidc import AGAIN_SECONDS, OidcLogout
+from app.access.oidc import AGAIN_SECONDS, SessionEnd
 from app.crm.application import build
 from app.kit.caller import Door, Role
 from app.settings import Settings
@@ -257,9 +257,9 @@ async def test_who_logs_out_at_the_provider_is_logged_out_here_and_no_one_else(l
         ok(await here.get(f"{CRM}/v1/orders"))
         # Without a session all of the person's end, in every process: each looks at the directory.
         access: Access = login.app.state.access
-        ending = OidcLogout("all", "vera", None)
+        ending = SessionEnd("all", "vera", None)
         issuer = login.provider.issuer
-        await login.directory.transact(partial(identities.end_oidc, issuer=issuer, ended=ending))
+        await login.directory.transact(partial(identities.end_session, issuer=issuer, ended=ending))
         await access.registry.refresh()
         for browser in (here, there):
             problem(await browser.get(f"{CRM}/v1/orders"), 401)

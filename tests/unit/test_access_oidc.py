@@ -20,9 +20,9 @@ from app.access.oidc import (
     KEYS_SECONDS,
     LARGEST_ANSWER,
     LOGOUT_EVENT,
-    OidcLogout,
     OidcOptions,
     OidcProvider,
+    SessionEnd,
     check_url,
     read_keys,
     read_metadata,
@@ -262,9 +262,9 @@ def logout(**changes: Any) -> str:
 
 async def test_a_logout_token_says_what_is_ended() -> None:
     provider = Fake().provider()
-    assert await provider.read_logout(logout()) == OidcLogout("1", "rosa", "s")
-    assert await provider.read_logout(logout(sid=None)) == OidcLogout("1", "rosa", None)
-    assert await provider.read_logout(logout(sub=None)) == OidcLogout("1", None, "s")
+    assert await provider.read_logout(logout()) == SessionEnd("1", "rosa", "s")
+    assert await provider.read_logout(logout(sid=None)) == SessionEnd("1", "rosa", None)
+    assert await provider.read_logout(logout(sub=None)) == SessionEnd("1", None, "s")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.access.credentials import LONGEST_PASSWORD
 from app.access.endpoints import AFTER_LOGIN, sign_in
-from app.access.enforce import COOKIE, refuse_cross_site
+from app.access.enforce import COOKIE, Access, refuse_cross_site
 from app.access.errors import LoginFailed
 from app.board.pages.rendering import (
     HEADERS,
@@ -192,8 +192,10 @@ def login(
 
 
 @router.post("/logout")
-async def logout() -> Response:
-    """Forget who it was."""
+async def logout(request: Request) -> Response:
+    """End the session, and forget who it was."""
+    access: Access = request.app.state.access
+    await access.end_session(request)
     answer = RedirectResponse("/login", 303, headers={**HEADERS, "Clear-Site-Data": '"cache"'})
     answer.delete_cookie(COOKIE, secure=True, httponly=True, samesite="strict")
     return answer

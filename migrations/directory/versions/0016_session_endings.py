@@ -1,4 +1,4 @@
-"""Which sessions the OpenID provider has ended."""
+"""Which sessions of staff have ended."""
 
 from ops.migrate import frozen
 
