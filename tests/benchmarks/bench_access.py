@@ -242,6 +242,7 @@ def fairness() -> Measured:
         wait_until(
             lambda: httpx.get(f"{bench.url}/v1/usage", headers=asking).status_code == 200, timeout_seconds=30
         )
+        bench.settle()  # or else the first who is asked pays for the pricing of what was ordered
         alone: list[float] = []
         beside: list[float] = []
         for _ in range(ROUNDS):

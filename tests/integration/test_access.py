@@ -603,6 +603,7 @@ async def test_a_session_that_has_ended_is_as_none(doors: Doors) -> None:
     cookies = []
     for _ in range(2):
         answer = await login(door=Door.STAFF)
+        assert answer.status_code == 204, answer.text
         cookies.append({"Cookie": answer.headers["Set-Cookie"].partition(";")[0]})
     ends = {**cookies[0], "Sec-Fetch-Site": "same-origin"}
     for service in ("board", "crm"):
@@ -723,7 +724,7 @@ async def test_a_lock_on_a_key_delays_no_revocation(
     doors: Doors, module_topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The times of last use are written beside the looking, and the looking waits for no lock."""
-    monkeypatch.setattr(identities, "USED_SECONDS", 0.05)
+    monkeypatch.setattr("app.access.registry.USED_SECONDS", 0.05)
     made = await doors.change(lambda s: identities.create(s, "locked", Role.SELLER, by="test"))
     leaving = await doors.change(lambda s: identities.create(s, "outgoing", Role.SELLER, by="test"))
     registry = Registry(doors.directory, stale_seconds=300)
