@@ -24,7 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from app import instruments
 from app.access.pipelining import Command, PipelinedScript
-from app.access.refusals import RateLimited, Refusals
+from app.access.refusals import RateLimited, RefusedCallers
 from app.kit.caller import Caller, Role, network_of
 
 LEASE_SECONDS = 60.0  # after it a place is free whose process has died; longer than a request may take
@@ -269,7 +269,7 @@ class CallerLimits:
         self._clock = clock
         self._asks_again_at = 0.0
         self._local: OrderedDict[str, float] = OrderedDict()
-        self.refusals = Refusals(clock)
+        self.refusals = RefusedCallers(clock)
 
     def plan_of(self, caller: Caller) -> Plan | None:
         """Return a caller's limits; None if it has none, as what our own services ask for has."""

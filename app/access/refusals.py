@@ -1,7 +1,7 @@
 """Who was refused lately: refused once more at little cost, and kept from keeping others waiting.
 
 Of a flood each refusal would cost a millisecond and a question to Redis. But by GCRA who is refused is so
-until a moment that the first answer tells, whoever asks in between. Until then a process says so by itself.
+until a moment that the first answer names, whatever comes in between. Until then a process says so by itself.
 """
 
 import math
@@ -48,7 +48,7 @@ class RateLimited(AccessError):
 
 @dataclass(eq=False, slots=True)
 class _Refused(Lane):
-    """A subject that was refused: `error` is what it was told, and is told until `until`."""
+    """A subject that was refused: `error` is its answer until `until`."""
 
     until: float = -math.inf
     error: RateLimited | None = None
@@ -68,7 +68,7 @@ class FindsCallers(Protocol):
         """Return who it is; None if that is not clear at once."""
 
 
-class Refusals:
+class RefusedCallers:
     """The subjects that a process has refused."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
