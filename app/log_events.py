@@ -161,6 +161,7 @@ OTHERS: Mapping[str, LogEvent] = {
     "grant_ignored": _event("error", fields="mes_storage.sender mes_storage.rate mes_storage.granted"),
     "grants_not_published": _event("warning", fields="error.message"),
     "signal_missing": _event("warning", fields="mes_storage.database error.message"),
+    "board_pruned": _event("info", fields="mes_storage.orders mes_storage.since"),
     "inbox_pruned": _event("info", fields="mes_storage.pruned mes_storage.kept"),
     "interrupted": _event("error", fields="error.message"),
     "resumed": _event("info", fields="mes_storage.failures"),

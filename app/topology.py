@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import quote, urlsplit
 
@@ -42,8 +43,15 @@ class WorkerSection(_Administered):
     workers: WorkerCount = AUTO
 
 
+KEEP_DAYS: Final = 730
+"""How long a board keeps what has ended, where its section does not say."""
+
+
 class Service(Endpoint, _Administered):
     """Where a service listens."""
+
+    keep_days: Annotated[int, Field(strict=True, ge=60, le=36_500)] | None = None
+    """The board's alone: for so many days it keeps an order that has ended."""
 
     @property
     def url(self) -> str:
@@ -145,6 +153,17 @@ def has_board(topology: "Topology") -> bool:
     """Return whether there is a board, `[services.board]`: then orders are announced to it."""
     # Asked with each line of a history: the sections are checked where a process begins.
     return "board" in topology.sections.get("services", {})
+
+
+def board_keeps(topology: "Topology") -> timedelta:
+    """Return for how long the board keeps an order that has ended, `[services.board] keep_days`.
+
+    Raises:
+        TopologyError: a section is wrong.
+    """
+    section = services_of(topology).get("board")
+    days = None if section is None else section.keep_days
+    return timedelta(days=KEEP_DAYS if days is None else days)
 
 
 def worker_count(topology: "Topology", process: str) -> WorkerCount:

@@ -141,8 +141,7 @@ async def apply_snapshots(
         is_written: whether customers are written of what is new in it.
     """
     ids = sorted(snapshots)
-    # In the order of the ids: two that hold several would wait for each other for ever.
-    await session.execute(_HOLD, {"ids": ids})
+    await hold_orders(session, ids)
     appended = await _append(session, source, snapshots)
     touched = {order_id for order_id, _event_no in appended}
     if is_written:
@@ -158,6 +157,12 @@ async def apply_snapshots(
     if newer:
         await _keep(session, source, newer)
     return await _write(session, {each: known[each] for each in ids if each in touched or each in newer})
+
+
+async def hold_orders(session: WriteSession, ids: Sequence[int]) -> None:
+    """Keep all others from changing orders until the transaction ends."""
+    # In the order of the ids: two that hold several would wait for each other for ever.
+    await session.execute(_HOLD, {"ids": sorted(ids)})
 
 
 async def _append(

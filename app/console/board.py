@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.board.projection import BoardChange, apply_snapshots
+from app.board.retention import has_left
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
 from app.console.dead_letters import MODELS
 from app.messaging.events import OrderSnapshot
@@ -210,8 +211,15 @@ class Rebuild:
         progress: RebuildProgress,
         after: int | None,
     ) -> None:
+        since = self._databases.shown_since
+        kept = {
+            order_id: said
+            for order_id, said in page.items()
+            if not has_left(said.status, said.changed_at, since=since)
+        }
+
         async def work(session: WriteSession) -> dict[int, BoardChange]:
-            changes = await apply_snapshots(session, service, page, is_read=True) if page else {}
+            changes = await apply_snapshots(session, service, kept, is_read=True) if kept else {}
             if self._dry_run:
                 raise _DryRun(changes)
             await _keep_progress(session, progress, count=len(page), last=after)

@@ -21,7 +21,8 @@ from app.board.actions import ActionRefused, Actions, ActionUnanswered
 from app.board.application import build as build_board
 from app.board.endpoints import Board
 from app.board.repository import Filters, ListedOrder, ListedPage
-from app.console.audit.databases import OrderDatabases
+from app.board.retention import Retention
+from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
 from app.console.audit.report import audit
 from app.console.board import Rebuild
 from app.kit.caller import Caller, Role
@@ -31,6 +32,7 @@ from app.models.crm import CrmOrder, CrmOutbox
 from app.models.mes import MesOutbox
 from app.models.status import Channel, Status
 from app.orders import CRM, append_event
+from app.topology import board_keeps
 from readreplica.cluster import Cluster
 from readreplica.freshness import PRIMARY
 from readreplica.signing import TokenText
@@ -173,6 +175,30 @@ async def test_a_customers_order_is_on_the_board_from_its_draft_to_its_end(platf
         order_id
     ]
     assert await findings(platform) == []
+    await leaves_when_it_has_ended_long_ago(platform, int(order_id))
+
+
+async def leaves_when_it_has_ended_long_ago(platform: Platform, order_id: int) -> None:
+    """As two years later, by the clock of the board; the services' rows are made older instead."""
+    orders, keep, stop = platform.board.orders, board_keeps(platform.topology), asyncio.Event()
+    assert await Retention(orders=orders, keep=keep).prune(stop) == 0
+    later = datetime.now(UTC) + keep
+    assert await Retention(orders=orders, keep=keep, batch=1, now=lambda: later).prune(stop) == 1
+    async with orders.write() as session:
+        for model in (BoardOrder, BoardSource, BoardHistory):
+            assert (await session.scalars(select(model.order_id))).all() == []
+    assert {each.split(":")[0] for each in await findings(platform)} == {"not on the board"}
+    for name, service in OrderDatabases(platform.topology).services.items():
+        model, at = SERVICE_TABLES[service].orders[0], datetime.now(UTC) - keep - timedelta(days=1)
+        async with (
+            open_cluster(platform.topology, name, role=service, application_name="test") as cluster,
+            cluster.write() as session,
+        ):
+            await session.execute(update(model).where(model.order_id == order_id).values(changed_at=at))
+    assert await findings(platform) == []
+    # What has left does not come back by a rebuild.
+    done = await Rebuild(OrderDatabases(platform.topology), "board").run(ORDER_SERVICES)
+    assert (sum(each.orders for each in done), sum(each.added for each in done)) == (3, 0)
 
 
 async def test_an_order_that_was_taken_is_put_back_and_handed_over(platform: Platform) -> None:
@@ -264,6 +290,10 @@ async def test_a_rebuild_makes_the_board_again_while_it_serves(platform: Platfor
             await session.execute(broken.values(status=Status.PACKAGING))
         [found_one] = await findings(platform)
         assert found_one.startswith("board differs")
+        async with board.write() as session:
+            await session.execute(broken.values(status=Status.MANUFACTURING_APPROVED, operator="Oleg"))
+        [found_one] = await findings(platform)
+        assert found_one.endswith("no operator (no reason), board Oleg (no reason)")
         await Rebuild(databases, "board").run([ServiceName.MES])
     assert await findings(platform) == []
 

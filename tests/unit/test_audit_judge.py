@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -272,8 +273,9 @@ def shown(
     *,
     price: str | None = "90.00",
     in_list: Status | None = STARTED,
+    **by_whom: str | None,
 ) -> ShownCopy:
-    return ShownCopy(1, source, status, None if price is None else Decimal(price), in_list)
+    return ShownCopy(1, source, status, None if price is None else Decimal(price), in_list, **by_whom)
 
 
 ON_BOARD = tuple(shown(service) for service in ORDER_SERVICES)
@@ -293,6 +295,8 @@ def board_faults(*rows: Fact) -> list[Fault]:
         (shown(ServiceName.MES, in_list=None), Fault.SHOWN_WRONG),
         (shown(ServiceName.MES, price=None), Fault.SHOWN_WRONG),
         (shown(ServiceName.MES, price="90.01"), Fault.SHOWN_WRONG),
+        (shown(ServiceName.MES, operator="Rosa"), Fault.SHOWN_WRONG),
+        (shown(ServiceName.MES, reason="too thin"), Fault.SHOWN_WRONG),
     ],
 )
 def test_the_board_shows_what_each_service_has(wrong: ShownCopy | None, fault: Fault) -> None:
@@ -310,6 +314,23 @@ def test_the_board_shows_nothing_of_its_own() -> None:
     (facts,) = gather([[copy(SHOP, Status.INITIATED, submitted=False), *ON_BOARD]], has_board=True)
     found = [finding.fault for finding in judge(facts, shard_of=lambda _: "mes_0")]
     assert found == [Fault.SHOWN_WRONG] * 3
+
+
+def test_what_ended_long_ago_may_have_left_the_board() -> None:
+    ended, since = datetime(2024, 11, 3, tzinfo=UTC), datetime(2024, 12, 1, tzinfo=UTC)
+
+    def found(*changes: dict[str, Any]) -> list[Fault]:
+        copies = [
+            replace(copy(place, Status.CLOSED), **{"changed_at": ended, **change})
+            for place, change in zip((SHOP, CRM, ARCHIVE), changes, strict=True)
+        ]
+        (facts,) = gather([copies], has_board=True, shown_since=since)
+        faults = [finding.fault for finding in judge(facts, shard_of=lambda _: "mes_0")]
+        return [fault for fault in faults if fault is Fault.NOT_SHOWN]
+
+    assert found({}, {"changed_at": since}, {}) == []
+    assert found(*[{"changed_at": since}] * 3) == [Fault.NOT_SHOWN] * 3
+    assert found({}, {}, {"status": Status.SHIPPED}) == [Fault.NOT_SHOWN] * 3
 
 
 def test_an_order_that_was_put_back_is_sent_again_to_who_has_not_heard() -> None:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,7 +45,7 @@ from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.models import board, crm, mes, shop
 from app.models.base import MONEY
 from app.models.status import Status
-from app.topology import has_board
+from app.topology import board_keeps, has_board
 from ops.fleet import naming, open_engine
 from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
@@ -127,6 +128,12 @@ class OrderDatabases:
         """The board's database."""
         self.is_announced = self.board is not None and has_board(topology)
         """Whether orders are announced to the board, so that it is to have them all."""
+        self._board_keeps = board_keeps(topology)
+
+    @property
+    def shown_since(self) -> datetime:
+        """When what the board need not have any more has ended at the latest."""
+        return datetime.now(UTC) - self._board_keeps
 
     @property
     def audited(self) -> Mapping[str, ServiceName]:
@@ -171,7 +178,7 @@ class OrderDatabases:
                 for query, make in _queries(name, self.audited[name]):
                     rows = connection.execute(_chosen(query, chosen)).all()
                     streams.append([make(row) for row in rows])
-        return list(gather(streams, has_board=self.is_announced))
+        return list(gather(streams, has_board=self.is_announced, shown_since=self.shown_since))
 
     def slice_end(self, connections: Mapping[str, Connection], after: int, *, rows: int) -> int | None:
         """Return up to which id a slice reaches that has at most so many orders of any table; None: no end.
@@ -228,7 +235,7 @@ class OrderDatabases:
                 for rows, make in found:
                     stack.enter_context(closing(rows))  # also where another database fails
                     streams.append(_named(self.topology.database(name), map(make, rows)))
-            yield gather(streams, has_board=self.is_announced)
+            yield gather(streams, has_board=self.is_announced, shown_since=self.shown_since)
 
 
 def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
@@ -268,6 +275,7 @@ def _orders_of(service: ServiceName) -> tuple[Any, ...]:
 def _shown() -> Select[Any]:
     source, order = board.BoardSource, board.BoardOrder
     status = source.snapshot["status"].astext
+    is_mes = source.source == ServiceName.MES.value
     in_list = {
         ServiceName.SHOP: order.shop_status,
         ServiceName.CRM: order.crm_status,
@@ -280,12 +288,16 @@ def _shown() -> Select[Any]:
         status.label("status"),
         cast(source.snapshot["price"].astext, MONEY).label("price"),
         case(*((source.source == each.value, column) for each, column in in_list.items())).label("in_list"),
+        case((is_mes, order.operator)).label("operator"),
+        # A reason that the MES has not may be another service's.
+        case((is_mes & source.snapshot["reason"].astext.is_not(None), order.reason)).label("reason"),
     ).outerjoin(order, order.order_id == source.order_id)
 
 
 def _shown_copy(row: Row[Any]) -> ShownCopy:
     in_list = None if row.in_list is None else Status(row.in_list)
-    return ShownCopy(row.order_id, ServiceName(row.source), Status(row.status), row.price, in_list)
+    source, status = ServiceName(row.source), Status(row.status)
+    return ShownCopy(row.order_id, source, status, row.price, in_list, row.operator, row.reason)
 
 
 def _chosen(query: Select[Any], chosen: Chosen) -> Select[Any]:
@@ -321,6 +333,7 @@ def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
         model.price,
         model.changed_at,
         submitted.label("submitted"),
+        *((model.operator, model.reason) if layout is SERVICE_TABLES[ServiceName.MES] else ()),
     )
 
 
@@ -347,7 +360,9 @@ def partition_of(table: Table) -> ColumnElement[str]:
 
 def _copy(service: ServiceName, database: str, table: str, row: Row[Any]) -> OrderCopy:
     place = RowLocation(service, database, table, row.partition)
-    return OrderCopy(row.order_id, place, row.status, row.channel, row.price, row.submitted, row.changed_at)
+    by_whom = (row.operator, row.reason) if service is ServiceName.MES else ()
+    facts = row.status, row.channel, row.price, row.submitted, row.changed_at
+    return OrderCopy(row.order_id, place, *facts, *by_whom)
 
 
 def _child(service: ServiceName, database: str, table: str, parent: str, row: Row[Any]) -> ChildRows:

@@ -6,7 +6,7 @@ under way between the two. A message that was set aside excuses nothing: it wait
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -16,7 +16,7 @@ from operator import attrgetter
 from types import MappingProxyType
 
 from app.messaging.routing import ORDER_SERVICES, ServiceName
-from app.models.status import Channel, Status
+from app.models.status import DONE, Channel, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,10 @@ class RowLocation:
 
 @dataclass(frozen=True, slots=True)
 class OrderCopy:
-    """A service's view of an order. `submitted` is false while only its customer needs to know of it."""
+    """A service's view of an order. `submitted` is false while only its customer needs to know of it.
+
+    `operator` and `reason` are the MES's: it decides both.
+    """
 
     order_id: int
     place: RowLocation
@@ -43,6 +46,8 @@ class OrderCopy:
     price: Decimal | None
     submitted: bool = True
     changed_at: datetime | None = None
+    operator: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +81,18 @@ class IntakeRow:
 
 @dataclass(frozen=True, slots=True)
 class ShownCopy:
-    """What the board has of an order by one service; `in_list` is what its lists say of that."""
+    """What the board has of an order by one service; `in_list` is what its lists say of that.
+
+    `operator` and `reason` are what they say by the MES.
+    """
 
     order_id: int
     source: ServiceName
     status: Status
     price: Decimal | None
     in_list: Status | None
+    operator: str | None = None
+    reason: str | None = None
 
 
 Fact = OrderCopy | ChildRows | OwedMessage | IntakeRow | ShownCopy
@@ -99,28 +109,32 @@ class OrderFacts:
     intake: tuple[IntakeRow, ...] = ()
     shown: tuple[ShownCopy, ...] = ()
     has_board: bool = False
+    shown_since: datetime | None = None
 
     def copies_of(self, service: ServiceName) -> tuple[OrderCopy, ...]:
         """Return the copies that one service holds: one, when all is well."""
         return tuple(copy for copy in self.copies if copy.place.service == service)
 
 
-def gather(streams: Iterable[Iterable[Fact]], *, has_board: bool = False) -> Iterator[OrderFacts]:
+def gather(
+    streams: Iterable[Iterable[Fact]], *, has_board: bool = False, shown_since: datetime | None = None
+) -> Iterator[OrderFacts]:
     """Merge streams into one value per order, keeping no more than one order in memory.
 
     Parameters:
         streams: rows, each stream sorted by `order_id`.
         has_board: whether a board was read as well.
+        shown_since: what has ended before that may have left the board; None if it keeps all.
 
     Yields:
         The facts of each order, by ascending id.
     """
     by_order = attrgetter("order_id")
     for order_id, rows in groupby(merge(*streams, key=by_order), key=by_order):
-        yield _facts(order_id, tuple(rows), has_board=has_board)
+        yield replace(_facts(order_id, tuple(rows)), has_board=has_board, shown_since=shown_since)
 
 
-def _facts(order_id: int, rows: tuple[Fact, ...], *, has_board: bool) -> OrderFacts:
+def _facts(order_id: int, rows: tuple[Fact, ...]) -> OrderFacts:
     return OrderFacts(
         order_id,
         # Sorted, for the streams' order is an accident, and two looks at the same must make equal findings.
@@ -129,7 +143,6 @@ def _facts(order_id: int, rows: tuple[Fact, ...], *, has_board: bool) -> OrderFa
         tuple(row for row in rows if isinstance(row, OwedMessage)),
         tuple(row for row in rows if isinstance(row, IntakeRow)),
         tuple(row for row in rows if isinstance(row, ShownCopy)),
-        has_board,
     )
 
 
@@ -324,8 +337,18 @@ def _on_board(facts: OrderFacts) -> Iterator[AuditFinding]:
         copies = facts.copies_of(service)
         if len(copies) > 1:
             continue  # which of them is right is a question for a person
+        if service not in shown and _has_left_board(facts):
+            continue
         found = list(_shown_faults(copies[0] if copies else None, shown.get(service), facts.order_id))
         yield from [_in_flight(facts)] if found and _under_way(facts, service, ServiceName.BOARD) else found
+
+
+def _has_left_board(facts: OrderFacts) -> bool:
+    """Whether an order has ended so long ago that the board need not have it any more."""
+    if facts.shown_since is None or any(copy.status not in DONE for copy in facts.copies):
+        return False
+    # The board goes by the MES, from which the others hear of an end a little later, or the MES from them.
+    return any(each.changed_at is not None and each.changed_at < facts.shown_since for each in facts.copies)
 
 
 def _shown_faults(copy: OrderCopy | None, shown: ShownCopy | None, order_id: int) -> Iterator[AuditFinding]:
@@ -342,6 +365,13 @@ def _shown_faults(copy: OrderCopy | None, shown: ShownCopy | None, order_id: int
     elif shown.price != copy.price:
         of_board = "no price" if shown.price is None else f"{shown.price:.2f}"
         yield AuditFinding(order_id, Fault.SHOWN_WRONG, f"{copy.place} {_money(copy)}, board {of_board}")
+    elif (shown.operator, shown.reason) != (copy.operator, copy.reason):
+        of_board = f"board {_by_whom(shown)}"
+        yield AuditFinding(order_id, Fault.SHOWN_WRONG, f"{copy.place} {_by_whom(copy)}, {of_board}")
+
+
+def _by_whom(of: OrderCopy | ShownCopy) -> str:
+    return f"{of.operator or 'no operator'} ({of.reason or 'no reason'})"
 
 
 def _in_intake(facts: OrderFacts) -> Iterator[AuditFinding]:
