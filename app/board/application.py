@@ -19,8 +19,10 @@ from app.board.pages import front
 from app.board.pages.entry import show_error
 from app.board.pages.staff import Pages
 from app.board.pages.stream import Feed, Streams
+from app.board.pages.thumbnails import Thumbnails
 from app.board.projection import BoardChange, Projection
 from app.board.repository import ListedOrder
+from app.board.retention import Retention
 from app.causality import open_learned
 from app.database import open_database
 from app.delivery import in_one
@@ -37,7 +39,7 @@ from app.messaging.streams import check_streams, open_redis
 from app.models.board import BoardInbox
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
-from app.topology import files_url, is_sandbox, redis_url
+from app.topology import board_keeps, files_url, is_sandbox, redis_url
 from readreplica.cluster import Cluster
 from readreplica.signing import TokenText, parse_keys
 from readreplica.token import CausalToken
@@ -102,7 +104,12 @@ def _pages_on(
             return await repository.get_order(session, event.order_id)
 
     return Pages(
-        orders=orders, actions=actions, streams=Streams(live, Feed(read)), models=models, places=places
+        orders=orders,
+        actions=actions,
+        streams=Streams(live, Feed(read)),
+        models=models,
+        thumbnails=Thumbnails(models),
+        places=places,
     )
 
 
@@ -153,3 +160,4 @@ def _start_receiving(
         every_seconds=settings.inbox_prune_seconds,
     )
     background.start("pruner board", pruner.run)
+    background.start("retention", Retention(orders=orders, keep=board_keeps(topology)).run)

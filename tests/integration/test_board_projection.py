@@ -7,15 +7,20 @@ from typing import Any
 import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from pydantic import SecretStr
+from sqlalchemy import func, select, update
 
+from app.board.notices import NoticeSender, open_port
 from app.board.projection import BoardChange, apply_snapshots
 from app.board.repository import find_order, search
-from app.models.board import BoardHistory, BoardOrder, BoardSource
+from app.models.board import BoardHistory, BoardNotice, BoardOrder, BoardSource
 from app.models.status import Status
 from readreplica.cluster import Cluster
 from sharding.topology import Topology
+from tests.callers import KEYS
 from tests.integration.board_rig import CRM, LIFE, MES, SHOP, Said, life_of, open_board, shuffled
+from tests.integration.services_rig import fast_settings
+from tests.integration.webhook_receiver import receiving, status
 
 _ids = count(1)
 
@@ -115,3 +120,41 @@ async def test_an_order_is_found_by_the_beginning_of_its_words(board: Cluster) -
             assert order_id in [each.order_id for each in (await search(session, text)).orders], text
         assert (await search(session, "byron zeppelin")).orders == []
         assert (await search(session, " '; & !")).orders == ()
+
+
+async def test_a_program_of_ours_is_told_of_a_notice_until_it_takes_it(
+    board: Cluster, module_topology: Topology
+) -> None:
+    order_id = next(_ids)
+    async with receiving() as hook:
+        async with board.write() as session:
+            for service, snapshot in life_of(steps=4):
+                await apply_snapshots(session, service, {order_id: snapshot}, is_written=True)
+        settings = fast_settings(module_topology).model_copy(update={"notice_url": SecretStr(hook.url())})
+        async with open_port(settings) as port:
+            assert port is not None
+            sender = NoticeSender(
+                orders=board, port=port, tokens=KEYS, link_base="https://w.test", language="ru"
+            )
+            hook.answer = status(503)
+            assert await sender.send_next()
+            # What is refused rests half a minute.
+            assert not await sender.send_next()
+            await board.transact(
+                lambda session: session.execute(update(BoardNotice).values(next_at=func.now()))
+            )
+            hook.answer = status(202)
+            assert await sender.send_next()
+            assert not await sender.send_next()
+    refused, taken = hook.received
+    assert refused.headers["idempotency-key"] == taken.headers["idempotency-key"] == f"{order_id}-mes-2"
+    assert refused.content == taken.content
+    assert taken.content["text"].startswith("Цена вашего заказа: 412,50\xa0€")
+    said = {name: taken.content[name] for name in ("kind", "order_id", "email", "name")}
+    assert said == {
+        "kind": "priced",
+        "order_id": str(order_id),
+        "email": "ada@example.org",
+        "name": "Ada Byron",
+    }
+    assert f"https://w.test/my/{order_id}#ey" in taken.content["text"]

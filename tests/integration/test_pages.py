@@ -211,7 +211,10 @@ async def test_texts_of_strangers_are_shown_and_not_run(pages: Pages, browser: B
         await page.locator(f"#o{order_id} [data-take]").click()
         await expect(page.locator(f"[data-job='{order_id}']")).to_contain_text("<script>alert(2)")
         await page.goto(f"{pages.url}/orders/{order_id}")
-        await page.fill("[name=reason] >> nth=1", NASTY)
+        await page.click("summary.danger")
+        # What asks for words is written in at once.
+        await expect(page.locator("#reason-advance")).to_be_focused()
+        await page.keyboard.insert_text(NASTY)
         await page.click("button.danger")
         await expect(page.locator("main .note.bad")).to_contain_text("{{7*7}}")
         for path in (
@@ -236,6 +239,7 @@ async def test_nothing_is_lost_when_the_session_ends_in_the_middle_of_a_form(
         await pages.shown(order_id, "MANUFACTURING_STARTED")
         page = await rosa.open(f"/orders/{order_id}")
         form = page.locator("form[action$=release]")
+        await page.locator("summary", has_text="Give back").click()
         await form.locator("[name=reason]").fill("my hand hurts")
         await rosa.context.clear_cookies(name=COOKIE)
         # By the event: the page may have heard of the end by what it asks itself, and covers the form.
@@ -315,12 +319,14 @@ async def test_a_seller_sets_another_price_and_the_customer_sees_it(
         page = await sara.open(f"/orders/{order_id}")
         await expect(page.locator(".part").first).to_contain_text("8.42 g, with what casting loses")
         form = page.locator("form[action$=price]")
+        await page.locator("summary", has_text="Set another price").click()
         await form.locator("[name=price]").fill("much")
         await form.locator("[name=reason]").fill(NASTY)
         await form.locator("button").click()
         await expect(page.locator("main .note.bad")).to_have_text("A price is a number, such as 250.50.")
+        # What was refused is still there, to be mended.
+        await expect(form.locator("[name=reason]")).to_have_value(NASTY)
         await form.locator("[name=price]").fill("390,00")
-        await form.locator("[name=reason]").fill(NASTY)
         await form.locator("button").click()
         await expect(page.locator(".line-items tfoot")).to_contain_text("€390.00")
         await expect(page.locator(".line-items tfoot")).to_contain_text(NASTY)
@@ -390,6 +396,7 @@ async def test_what_was_rejected_is_ordered_again_with_another_file(
     async with viewing(browser, pages.url, "Sara") as sara, viewing(browser, pages.url) as ada:
         page = await sara.open("/sales")
         await page.locator("#rejected a[data-open-order]").first.click()
+        await page.locator("summary", has_text="Ask for another file").click()
         await page.fill("form[action$=ask-file] [name=reason]", f"thicker {NASTY}")
         await page.click("form[action$=ask-file] button")
         await expect(page.locator(".life")).to_contain_text("Another file asked for")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import RedirectResponse, Response
@@ -13,8 +14,9 @@ from app.board.pages.entry import said_of
 from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, PageReader, page
 from app.board.pages.rendering import marked as _
-from app.board.pages.staff import Pages, Parts, attempt
+from app.board.pages.staff import ListCursor, Pages, Parts, attempt, cursor_of
 from app.board.pages.views import card_of, tabs_of
+from app.board.repository import ListedPage
 from app.kit.caller import current_caller
 from app.kit.strict import StrictRoute
 from app.schemas import AFTER_TOKEN
@@ -29,16 +31,34 @@ _MOST_REJECTED = 10
 
 
 @router.get("/search")
-async def search(request: Request, parts: Parts, q: Annotated[str, Query(max_length=100)] = "") -> Response:
+async def search(
+    request: Request,
+    parts: Parts,
+    q: Annotated[str, Query(max_length=100)] = "",
+    cursor: ListCursor = None,
+) -> Response:
     """Find orders by id, customer, partner or text; an id that is one leads to its page."""
     text = " ".join(q.split())
     async with parts.orders.read() as session:
-        found = (await repository.search(session, text)).orders
-    if len(found) == 1 and text == str(found[0].order_id):
+        found = await repository.search(session, text, cursor=cursor_of(cursor))
+    if len(found.orders) == 1 and text == str(found.orders[0].order_id):
         return RedirectResponse(f"/orders/{text}", 303, headers=dict(HEADERS))
-    rows = [card_of(each) for each in found]
+    return _found_page(request, found, f"/search?{urlencode({'q': text})}", q=text)
+
+
+def _found_page(
+    request: Request, found: ListedPage, address: str, *, title: str | None = None, q: str = ""
+) -> Response:
+    """Show a page of orders that were found; `address` is that of the first one."""
+    following = found.next_cursor
     return page(
-        request, "search.html", rows=rows, title=None, q=text, tabs=tabs_of(PageReader.of(request), "/search")
+        request,
+        "search.html",
+        rows=[card_of(each) for each in found.orders],
+        next_url=f"{address}&{urlencode({'cursor': following.encode()})}" if following else None,
+        title=title,
+        q=q,
+        tabs=tabs_of(PageReader.of(request), request.url.path),
     )
 
 
@@ -48,16 +68,18 @@ async def history(
     parts: Parts,
     email: Annotated[str | None, Query(max_length=254)] = None,
     partner: Annotated[str | None, Query(max_length=200)] = None,
+    cursor: ListCursor = None,
 ) -> Response:
     """Show all orders of a customer or a partner, the newest first."""
     if (who := email or partner) is None:
         return RedirectResponse("/search", 303, headers=dict(HEADERS))
     async with parts.orders.read() as session:
-        found = await repository.customer_history(session, email=email, partner=partner)
-    viewer = PageReader.of(request)
-    title = viewer.gettext(_("All orders of %(name)s"), name=who)
-    rows = [card_of(each) for each in found.orders]
-    return page(request, "search.html", rows=rows, title=title, q="", tabs=tabs_of(viewer, "/history"))
+        found = await repository.customer_history(
+            session, email=email or None, partner=partner, cursor=cursor_of(cursor)
+        )
+    title = PageReader.of(request).gettext(_("All orders of %(name)s"), name=who)
+    of = {"email": email} if email else {"partner": partner}
+    return _found_page(request, found, f"/history?{urlencode(of)}", title=title)
 
 
 class ApprovalReport(NamedTuple):
@@ -87,6 +109,9 @@ async def _sales(request: Request, parts: Pages, report: ApprovalReport | None =
         headers={**HEADERS, "X-Part": "sales"},
         to_confirm=[card_of(each) for each in to_confirm.orders],
         more_to_confirm=to_confirm.next_cursor is not None,
+        more_expiring=expiring.next_cursor is not None,
+        more_refused=refused.next_cursor is not None,
+        more_waiting=waiting_long.next_cursor is not None,
         expiring=[card_of(each, ends=each.price_valid_until) for each in expiring.orders],
         refused=[card_of(each) for each in refused.orders],
         rejected=[replace(card_of(each), reason=translated(each.reason, viewer)) for each in rejected.orders],

@@ -20,6 +20,7 @@ from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, PageReader, is_fragment, page, render
 from app.board.pages.rendering import marked as _
 from app.board.pages.stream import Streams, row_html, stream_of
+from app.board.pages.thumbnails import PictureSize, Thumbnails, thumbnail_answer
 from app.board.pages.views import (
     acts_for,
     card_of,
@@ -55,6 +56,7 @@ class Pages:
     actions: Actions
     streams: Streams
     models: ModelStore
+    thumbnails: Thumbnails
     places: Places
 
     async def lines(self, order_id: int) -> Sequence[SnapshotLine]:
@@ -98,6 +100,7 @@ def _pages(request: Request) -> Pages:
 
 
 Parts = Annotated[Pages, Depends(_pages)]
+ListCursor = Annotated[str | None, Query(max_length=100)]
 
 
 @router.get("/")
@@ -105,7 +108,7 @@ async def board(
     request: Request,
     parts: Parts,
     chosen: ChosenFilters,
-    cursor: Annotated[str | None, Query(max_length=100)] = None,
+    cursor: ListCursor = None,
 ) -> Response:
     """Show an operator what waits, and what is in his hands."""
     caller = current_caller()
@@ -117,7 +120,7 @@ async def board(
     filters, is_good = chosen.filters(now)
     async with parts.read_live() as session:
         found = await repository.new_orders(
-            session, filters, limit=PAGE, cursor=_cursor(cursor), newest_first=not chosen.is_longest_first
+            session, filters, limit=PAGE, cursor=cursor_of(cursor), newest_first=not chosen.is_longest_first
         )
         mine = {} if is_fragment(request) else await _mine(session, caller, viewer, now)
     query, following = chosen.query(), found.next_cursor
@@ -137,7 +140,7 @@ async def board(
     )
 
 
-def _cursor(text: str | None) -> Cursor | None:
+def cursor_of(text: str | None) -> Cursor | None:
     """Read where a page begins; the first page for what is no place."""
     try:
         return Cursor.decode(text) if text else None
@@ -161,7 +164,7 @@ async def work(request: Request, parts: Parts) -> Response:
 
 async def _work(request: Request, parts: Pages, fault: str | None = None) -> Response:
     text = await _work_html(PageReader.of(request), parts, fault)
-    return HTMLResponse(text, headers={**HEADERS, "X-Part": "work"})
+    return HTMLResponse(text, headers={**HEADERS, "X-Part": "work", **({"X-Refused": "1"} if fault else {})})
 
 
 async def _work_html(viewer: PageReader, parts: Pages, fault: str | None = None) -> str:
@@ -402,7 +405,7 @@ async def _order_page(
         request,
         "order.html" if not is_fragment(request) else "order_body.html",
         status=409 if refused and not is_fragment(request) else 200,
-        headers={**VIEWER_HEADERS, "X-Part": "order"},
+        headers={**VIEWER_HEADERS, "X-Part": "order", **({"X-Refused": "1"} if refused else {})},
         o=card_of(listed, ends=listed.price_valid_until),
         order=listed,
         lines=found.lines,
@@ -448,10 +451,22 @@ async def model(parts: Parts, order_id: OrderIdPath, line: LineNumber = 1) -> Re
 
 @router.get("/orders/{order_id}/picture")
 async def picture(
-    parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = ""
+    parts: Parts,
+    order_id: OrderIdPath,
+    line: LineNumber = 1,
+    _v: ModelVersion = "",
+    size: Annotated[PictureSize | None, Query()] = None,
 ) -> Response:
-    """Send the picture of a piece."""
+    """Send the picture of a piece; a small one for a list, of the first piece that there is."""
+    if size is not None:
+        return thumbnail_answer(parts.thumbnails.kept(order_id) or await _thumbnail(parts, order_id))
     return await shown(parts.models, order_id, await parts.lines(order_id), line_no=line, kind="png")
+
+
+async def _thumbnail(parts: Pages, order_id: int) -> bytes | None:
+    keys = (line.model_key for line in await parts.lines(order_id))
+    key = next((key for key in keys if key is not None), None)
+    return None if key is None else await parts.thumbnails.make(order_id, key)
 
 
 @router.get("/orders/{order_id}/mesh")

@@ -249,7 +249,7 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.repeat && event.key !== "j" && event.key !== "k") return;
     if (event.key === "Escape") {
       all("tr.at").forEach((each) => each.classList.remove("at"));
-      all("details.menu[open]").forEach((each) => each.removeAttribute("open"));
+      all("details:is(.menu, .ask)[open]").forEach((each) => each.removeAttribute("open"));
       if (document.activeElement && !one("dialog[open]")) document.activeElement.blur();
       sweep();
       return;
@@ -269,8 +269,15 @@
     const opener = event.target.closest("[data-open]");
     if (opener) one(`#${opener.dataset.open}`).showModal();
     if (event.target.closest("#show-new")) { all("tr.gone").forEach((each) => each.remove()); flush(); }
-    for (const menu of all("details.menu[open]")) if (!menu.contains(event.target)) menu.removeAttribute("open");
+    // Not by a question over the page, behind which a form is sent again.
+    for (const menu of all("details:is(.menu, .ask)[open]")) if (!event.target.closest("dialog") && !menu.contains(event.target)) menu.removeAttribute("open");
   });
+
+  // What asks for words is written in at once.
+  document.addEventListener("toggle", (event) => {
+    const field = event.target.matches("details.ask[open]") && one("input:not([type=hidden]), textarea", event.target);
+    if (field) field.focus();
+  }, true);
 
   // Requests of htmx: questions before, and what to do with an answer that is none.
   let resume = null;
@@ -311,9 +318,14 @@
     if (ctx && ctx.sourceElement && ctx.sourceElement.id === "live") { show("off"); return; }
     if (ctx && !ctx.response && !isQuiet(ctx)) toast(say("No connection. Nothing was changed; try again in a moment."));
   });
-  document.addEventListener("htmx:after:swap", () => { tick(); drafts(); if (rows()) { sieve(); present(); } });
+  document.addEventListener("htmx:after:swap", () => { tick(); drafts(); if (rows()) { sieve(); present(); } countFound(); });
 
-  // What was written stays: in this tab, until it is sent.
+  const countFound = () => {
+    const count = one("#found-count");
+    if (count) count.textContent = all("#found-rows tr").length + (one("#more a") ? "+" : "");
+  };
+
+  // What was written stays: in this tab, until it was done.
   const drafts = () => {
     for (const field of all("[data-draft]")) {
       const kept = sessionStorage.getItem(`draft:${field.dataset.draft}`);
@@ -326,8 +338,13 @@
   });
   document.addEventListener("htmx:after:request", (event) => {
     const { ctx } = event.detail;
-    if (!ctx.response || ctx.response.status >= 400 || !ctx.sourceElement.matches("form")) return;
-    for (const field of all("[data-draft]", ctx.sourceElement)) sessionStorage.removeItem(`draft:${field.dataset.draft}`);
+    if (!ctx.response || ctx.response.status >= 400 || ctx.response.headers.get("X-Refused") || !ctx.sourceElement.matches("form")) return;
+    for (const field of all("[data-draft]", ctx.sourceElement)) {
+      sessionStorage.removeItem(`draft:${field.dataset.draft}`);
+      field.value = "";
+    }
+    const asked = ctx.sourceElement.closest("details.ask");
+    if (asked) asked.removeAttribute("open");
   });
   document.addEventListener("submit", async (event) => {
     if (!event.target.matches("[data-signin]")) return;
