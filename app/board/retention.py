@@ -26,6 +26,8 @@ from readreplica.sessions import WriteSession
 from sharding.ids import first_id_at
 
 EVERY_SECONDS = 3600.0
+FIRST_SECONDS = 60.0
+"""How long a process that starts leaves the database to those who wait for it."""
 BATCH = 500
 REST_SECONDS = 0.05
 
@@ -57,6 +59,7 @@ class Retention:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Outages of the database are waited out."""
+        await sleep_unless(stop, FIRST_SECONDS * (1 + self.jitter()))
 
         async def turn() -> None:
             await self.prune(stop)

@@ -247,5 +247,15 @@ async def test_an_order_that_leaves_while_its_page_is_on_its_way_is_not_offered(
         await expect(page.locator(f"#o{order_id}:not(.gone)")).to_have_count(0)
         await expect(page.locator("#rows tr[data-order]:not(.gone)").nth(last)).to_be_visible()
         await expect(page.locator(f"#o{order_id}:not(.gone)")).to_have_count(0)
+        # A search has further pages as well; a piece that was not drawn has a drawing in its place.
+        await page.goto(f"{pages.url}/search?q=c10")
+        await expect(page.locator("#found-count")).to_have_text(f"{PAGE}+")
+        await page.click("#more a")
+        await expect(page.locator("#found-count")).to_have_text("60")
+        await expect(page.locator("#more a")).to_have_count(0)
+        assert await page.locator(".thumb").first.evaluate(
+            "each => each.decode().then(() => each.naturalWidth)"
+        )
+        assert rosa.complaints == []
     with owner.begin() as connection:
         connection.execute(delete(BoardOrder).where(BoardOrder.order_id.between(1_000, 1_060)))
