@@ -189,6 +189,14 @@ class ProblemList:
     problems: Sequence[Any]
     kind: Literal["problems"] = "problems"
 
+    @property
+    def groups(self) -> Sequence[Sequence[Any]]:
+        """Return what is as bad and is helped by the same command together, where the first of it stands."""
+        found: dict[Any, list[Any]] = {}
+        for number, each in enumerate(self.problems):
+            found.setdefault((each.severity, each.command) if each.command else number, []).append(each)
+        return list(found.values())
+
 
 Block = PanelTable | Figures | Plot | ShardPicture | ProblemList
 

@@ -130,6 +130,8 @@ async def test_a_program_of_ours_is_told_of_a_notice_until_it_takes_it(
         async with board.write() as session:
             for service, snapshot in life_of(steps=4):
                 await apply_snapshots(session, service, {order_id: snapshot}, is_written=True)
+            # What is older than two days is sent no more.
+            await session.execute(update(BoardNotice).values(at=func.now()))
         settings = fast_settings(module_topology).model_copy(update={"notice_url": SecretStr(hook.url())})
         async with open_port(settings) as port:
             assert port is not None

@@ -69,6 +69,7 @@ class Act(NamedTuple):
     kind: str = ""
     fields: Mapping[str, str] = {}
     asks: str | None = None
+    asks_name: str | None = None
     asks_price: str | None = None
     may_add_parcel: str | None = None
     confirm: str | None = None
@@ -244,6 +245,7 @@ def _operators_acts(order: ListedOrder, viewer: PageReader, caller: Caller) -> l
     parcel = g(_("Tracking number")) if following is Status.SHIPPED else None
     name, fields = g(_NEXT_NAMES[following]), {"to": following.value}
     acts = [Act("advance", name, "main", fields, may_add_parcel=parcel)]
+    acts.append(Act("hand-over", g(_("Hand over")), asks_name=g(_("Hand over to"))))
     if order.status is Status.MANUFACTURING_STARTED:
         acts.append(Act("release", g(_("Give back")), asks=g(_("Why you give it back"))))
         why = g(_("Why it cannot be made"))

@@ -287,7 +287,7 @@ function showLive(state, text) {
 }
 
 function showWorst() {
-  const count = document.querySelectorAll(".problems > .page").length;
+  const count = document.querySelectorAll(".problems li.page").length;
   const name = document.title.replace(/^\(\d+\) /, "");
   document.title = count ? `(${count}) ${name}` : name;
 }
