@@ -1,6 +1,8 @@
 /* What the pages do by themselves: the live list, keys, waits that grow, and forms that lose nothing. */
 (() => {
   "use strict";
+  // What is chosen in a filter is shown at once: a button for that is for who has no script.
+  document.documentElement.classList.add("js");
   const texts = JSON.parse(document.body.dataset.texts || "{}");
   const say = (text, value) => (texts[text] || text).replace("%s", value);
   const one = (selector, root = document) => root.querySelector(selector);
