@@ -17,12 +17,12 @@ from app.board.live import LiveChanges, LiveEvent
 from app.board.notices import NoticeSender, open_port
 from app.board.pages import front
 from app.board.pages.entry import show_error
+from app.board.pages.pieces import Thumbnails
 from app.board.pages.staff import Pages
 from app.board.pages.stream import Feed, Streams
-from app.board.pages.thumbnails import Thumbnails
 from app.board.projection import BoardChange, Projection
 from app.board.repository import ListedOrder
-from app.board.retention import Retention
+from app.board.retention import OrderPruner
 from app.causality import open_learned
 from app.database import open_database
 from app.delivery import in_one
@@ -160,4 +160,4 @@ def _start_receiving(
         every_seconds=settings.inbox_prune_seconds,
     )
     background.start("pruner board", pruner.run)
-    background.start("retention", Retention(orders=orders, keep=board_keeps(topology)).run)
+    background.start("retention", OrderPruner(orders=orders, keep=board_keeps(topology)).run)

@@ -40,7 +40,7 @@ def has_left(status: Status, changed_at: datetime, *, since: datetime) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retention:
+class OrderPruner:
     """Removes finished orders from the board. Several may run; what is gone for one is gone for all.
 
     Parameters:

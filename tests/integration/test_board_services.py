@@ -21,7 +21,7 @@ from app.board.actions import ActionRefused, Actions, ActionUnanswered
 from app.board.application import build as build_board
 from app.board.endpoints import Board
 from app.board.repository import Filters, ListedOrder, ListedPage
-from app.board.retention import Retention
+from app.board.retention import OrderPruner
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
 from app.console.audit.report import audit
 from app.console.board import Rebuild
@@ -181,9 +181,9 @@ async def test_a_customers_order_is_on_the_board_from_its_draft_to_its_end(platf
 async def leaves_when_it_has_ended_long_ago(platform: Platform, order_id: int) -> None:
     """As two years later, by the clock of the board; the services' rows are made older instead."""
     orders, keep, stop = platform.board.orders, board_keeps(platform.topology), asyncio.Event()
-    assert await Retention(orders=orders, keep=keep).prune(stop) == 0
+    assert await OrderPruner(orders=orders, keep=keep).prune(stop) == 0
     later = datetime.now(UTC) + keep
-    assert await Retention(orders=orders, keep=keep, batch=1, now=lambda: later).prune(stop) == 1
+    assert await OrderPruner(orders=orders, keep=keep, batch=1, now=lambda: later).prune(stop) == 1
     async with orders.write() as session:
         for model in (BoardOrder, BoardSource, BoardHistory):
             assert (await session.scalars(select(model.order_id))).all() == []

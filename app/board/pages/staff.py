@@ -14,13 +14,21 @@ from app.board import repository
 from app.board.actions import ActionRefused, Actions
 from app.board.pages.entry import said_of
 from app.board.pages.filters import ChosenFilters, amount_of
-from app.board.pages.pieces import LineNumber, ModelVersion, download, pieces_of, shown
+from app.board.pages.pieces import (
+    LineNumber,
+    ModelVersion,
+    PictureSize,
+    Thumbnails,
+    download,
+    pieces_of,
+    shown,
+    thumbnail_answer,
+)
 from app.board.pages.prices import measured_of, measures_of, parts_of, set_by_hand
 from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, PageReader, is_fragment, page, render
 from app.board.pages.rendering import marked as _
 from app.board.pages.stream import Streams, row_html, stream_of
-from app.board.pages.thumbnails import PictureSize, Thumbnails, thumbnail_answer
 from app.board.pages.views import (
     acts_for,
     card_of,
