@@ -44,7 +44,10 @@ class KeyRing:
                 raise ValueError(f"{name!r} is no name of a key: use up to 32 of A-Z a-z 0-9 _ -")
             if len(key) < MIN_KEY_BYTES:
                 raise ValueError(f"the key {name!r} has {len(key)} bytes; it needs {MIN_KEY_BYTES} at least")
-        self._keys: Mapping[str, bytes] = MappingProxyType(dict(keys))
+        # Each with its key read: to read it anew for each text takes longer than a short text.
+        self._keys: Mapping[str, hmac.HMAC] = MappingProxyType(
+            {name: hmac.new(key, digestmod="sha256") for name, key in keys.items()}
+        )
         self._signs_with = next(iter(keys))
 
     def __repr__(self) -> str:
@@ -147,6 +150,7 @@ class TokenText:
         return merged
 
 
-def _mac(key: bytes, body: str) -> str:
-    digest = hmac.digest(key, body.encode(), "sha256")[:MAC_BYTES]
-    return urlsafe_b64encode(digest).rstrip(b"=").decode()
+def _mac(key: hmac.HMAC, body: str) -> str:
+    mac = key.copy()
+    mac.update(body.encode())
+    return urlsafe_b64encode(mac.digest()[:MAC_BYTES]).rstrip(b"=").decode()

@@ -203,17 +203,21 @@ class LogWriter:
         """How much waits or is just being written."""
         return self._waiting_bytes
 
-    def write(self, line: str) -> None:
-        """Take a line, or count it."""
-        data = f"{line}\n".encode(errors="backslashreplace")
+    def write(self, *lines: str) -> None:
+        """Take lines, or count them."""
+        refused = 0
         with self._lock:
-            has_room = self._waiting_bytes + len(data) <= self._most_bytes
-            if has_room and self._lines.qsize() < self._most_lines:
-                self._waiting_bytes += len(data)
-                self._lines.put(data)
-                return
-            self._refused += 1
-        self._count_dropped(1)
+            for line in lines:
+                data = f"{line}\n".encode(errors="backslashreplace")
+                has_room = self._waiting_bytes + len(data) <= self._most_bytes
+                if has_room and self._lines.qsize() < self._most_lines:
+                    self._waiting_bytes += len(data)
+                    self._lines.put(data)
+                else:
+                    refused += 1
+            self._refused += refused
+        if refused:
+            self._count_dropped(refused)
 
     def close(self, *, timeout_seconds: float = CLOSE_SECONDS) -> None:
         """Write what waits, and end; what cannot be written in that time is left."""

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, Protocol, Self, TextIO, cast
 from uuid import uuid4
@@ -192,11 +193,13 @@ class QuietHandler(logging.Handler):
             event = cast("EventDict", process(logger, "info", event))
         line = self._to_ecs(logger, "info", event)
         forms: dict[tuple[str, ...], _Form] = {}
+        lines = []
         for facts in each:
-            names = tuple(name for name, fact in facts.items() if fact is not None)
+            names = tuple([name for name, fact in facts.items() if fact is not None])
             if names not in forms:
                 forms[names] = self._to_ecs.form(line, names)
-            self.writer.write(forms[names].fill(facts))
+            lines.append(forms[names].fill(facts))
+        self.writer.write(*lines)
 
     def close(self) -> None:
         """Write what was counted."""
@@ -373,11 +376,13 @@ class _Form:
 
     def fill(self, facts: Mapping[str, Any]) -> str:
         """Write the line with these facts."""
-        parts = [part for before, name in self.before for part in (before, self._written(name, facts[name]))]
-        return "".join((*parts, self.end))
+        written = self._written
+        return "".join([f"{before}{written(name, facts[name])}" for before, name in self.before]) + self.end
 
     def _written(self, name: str, fact: Any) -> str:
         shown = mask(name, str(fact) if name in self.texts else fact)
+        if type(shown) is str:
+            return encode_basestring(shown)
         return str(shown) if type(shown) is int else _ENCODER.encode(shown)
 
 

@@ -36,15 +36,14 @@ from app.messaging.progress import Progress
 from app.messaging.routing import ServiceName, destinations_of
 from app.messaging.signing import DESTINATION, EntrySigner, Refusals
 from app.messaging.streams import (
-    MAX_ENTRIES,
     Destinations,
     Entry,
     FaultLog,
     acks_stream,
     entries_of,
-    fields_of,
     orders_stream,
     read_destinations,
+    stage_entry,
 )
 from app.messaging.tracing import begin_sending
 from app.models.base import OutboxRow
@@ -416,7 +415,7 @@ class Relay:
             return
         pipeline = self._redis.pipeline(transaction=False)
         for stream, entry, _ in outgoing:
-            pipeline.xadd(stream, fields_of(entry), maxlen=MAX_ENTRIES, approximate=True)
+            stage_entry(pipeline, stream, entry)
         if settled:
             pipeline.xdel(acks_stream(self._source), *(entry_id for entry_id, _ in settled))
         try:

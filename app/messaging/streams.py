@@ -1,6 +1,7 @@
 """Redis as the services use it: the names of the streams, and a client that fails fast."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,9 +11,11 @@ from typing import Any, cast
 import structlog
 from hiredis import pack_command
 from redis.asyncio import Connection, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 from redis.typing import EncodableT, FieldT
 
 from app.messaging.errors import RedisRefuses, RedisUrlInvalid, StreamUnusable, shortened
@@ -39,6 +42,33 @@ def acks_stream(database: str) -> str:
     return f"acks:{database}"
 
 
+class _Pipeline(Pipeline):
+    """A pipeline with one deadline for all replies: one for each takes longer than to read the reply."""
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send what was staged, and return the replies."""
+        seconds = self.connection_pool.connection_kwargs.get("socket_timeout")
+        try:
+            async with asyncio.timeout(seconds):
+                return await super().execute(raise_on_error)
+        except TimeoutError:  # redis-py has raised its own for what has a deadline of its own
+            raise RedisTimeout(f"no answer in {seconds:g} s") from None
+
+    async def parse_response(self, connection: Connection, command_name: str | bytes, **options: Any) -> Any:
+        """Read one reply; what is sent by itself, while keys are watched, has its own deadline."""
+        if options or self.watching or command_name in self.response_callbacks:
+            return await super().parse_response(connection, command_name, **options)
+        return await connection.read_response(timeout=math.inf)
+
+
+class _Client(Redis):
+    """A client whose pipelines are quick."""
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        """Make a pipeline."""
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
 def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
     """Make a client for `app.messaging`; used with `async with`, or closed with `aclose`.
 
@@ -53,7 +83,7 @@ def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
         RedisUrlInvalid: the URL is none of Redis.
     """
     try:
-        client: Redis = Redis.from_url(
+        client: Redis = _Client.from_url(
             url,
             decode_responses=True,
             # Anyone may write to a stream. What is no UTF-8 becomes text that is no id and no JSON, and is
@@ -145,6 +175,12 @@ async def check_streams(redis: Redis, service: str, databases: Iterable[str]) ->
 def entries_of(reply: Any) -> list[Entry]:
     """Unpack the reply of XREAD or XREADGROUP on one stream; no reply is no entries."""
     return [(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
+
+
+def stage_entry(pipeline: Pipeline, stream: str, entry: Mapping[str, str]) -> None:
+    """Have a pipeline append an entry to a stream; redis-py's `xadd` looks at each field of it often."""
+    fields = [part for field in entry.items() for part in field]
+    pipeline.execute_command("XADD", stream, "MAXLEN", "~", MAX_ENTRIES, "*", *fields)
 
 
 def fields_of(entry: Mapping[str, str]) -> dict[FieldT, EncodableT]:
