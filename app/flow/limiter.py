@@ -261,9 +261,12 @@ STANDING_SECONDS = 1.0
 """A queue that was not empty for so long is no burst: what has waited as long as it takes is refused. That
 empties the queue, so it goes on until nothing was for `REST_SECONDS`, as in CoDel (RFC 8289)."""
 
-PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0, Priority.CREATION: 8.0}
-"""How many times as long as it takes a request may wait then, by its priority. One of a caller who holds less
-than another waits as long as the most important."""
+PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0}
+"""How many times as long as it takes a request may wait then, by its priority. A new order waits as long as
+any may: one that comes late is worth more than one that is refused."""
+
+PATIENCE_WITH_FEW = 8.0
+"""And one of a caller who holds less than another."""
 
 REST_SECONDS = 1.0
 """What comes at once after so long without a queue is a burst. It finds a limit that was not used, which says
@@ -312,6 +315,7 @@ class AdaptiveLimiter:
         self._changed = changed
         self._queues: dict[Priority, deque[_Waiter]] = {each: deque() for each in QUEUE_SHARES}
         self._working: Counter[str] = Counter()
+        self._of_priority: Counter[Priority] = Counter()
         self._empty_at = self._since = self._counted_at = clock()
         self._waited_at, self._is_burst = -math.inf, False
         self._overstayed_at = -math.inf
@@ -349,16 +353,27 @@ class AdaptiveLimiter:
             seconds = self._clock() - begun
             # A refusal is quick, and says nothing of the load.
             is_counted = quick_counts or seconds > (self.state.baseline_seconds or 0)
-            self._leave(subject, seconds if is_counted else None)
+            self._leave(priority, subject, seconds if is_counted else None)
 
     async def _enter(self, priority: Priority, subject: str) -> None:
-        if priority is not Priority.NEVER and self.inflight >= self.limit:
-            await self._wait(priority, subject)  # who leaves has counted this one
+        if priority is Priority.NEVER or self._has_place(priority):
+            self._count(1, priority, subject)
         else:
-            self._count(1, subject)
+            await self._wait(priority, subject)  # who leaves has counted this one
 
-    def _count(self, change: int, subject: str) -> None:
+    def _has_place(self, priority: Priority) -> bool:
+        """Return whether there is room for one more. What is never refused takes no place of a new order.
+
+        Else it would take all of a low limit, and who works on orders would keep others from ordering.
+        """
+        taken = self.inflight
+        if priority is Priority.CREATION:
+            taken -= self._of_priority[Priority.NEVER]
+        return taken < self.limit
+
+    def _count(self, change: int, priority: Priority, subject: str) -> None:
         now = self._clock()
+        self._of_priority[priority] += change
         self._working[subject] += change
         if not self._working[subject]:
             del self._working[subject]
@@ -376,7 +391,7 @@ class AdaptiveLimiter:
         waiter = _Waiter(priority, subject, now)
         self._queues[priority].append(waiter)
         try:
-            async with asyncio.timeout(min(self._allowed_seconds(waiter, now), self._max_wait_seconds)):
+            async with asyncio.timeout(self._allowed_seconds(waiter, now)):
                 await waiter.admitted
         except BaseException as error:
             self._give_up(waiter)
@@ -386,19 +401,21 @@ class AdaptiveLimiter:
             raise
 
     def _allowed_seconds(self, waiter: _Waiter, now: float) -> float:
-        """Return how long a request may wait: in a queue that does not stand, as long as it likes."""
+        """Return how long a request may wait: in a queue that does not stand, as long as any may."""
         is_standing = now - self._empty_at > STANDING_SECONDS or now - self._overstayed_at < REST_SECONDS
-        if not is_standing or self.state.baseline_seconds is None:
-            return math.inf
-        most = max(PATIENCE.values()) if self._has_less(waiter) else PATIENCE[waiter.priority]
-        return most * self.state.baseline_seconds
+        patience = PATIENCE.get(waiter.priority)
+        if not is_standing or patience is None or self.state.baseline_seconds is None:
+            return self._max_wait_seconds
+        if self._has_less(waiter):
+            patience = PATIENCE_WITH_FEW
+        return min(patience * self.state.baseline_seconds, self._max_wait_seconds)
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Take a waiter out of its queue; a place that it got at this moment is another's."""
         if waiter in self._queues[waiter.priority]:
             self._queues[waiter.priority].remove(waiter)
         elif waiter.admitted.done() and not waiter.admitted.cancelled() and not waiter.admitted.exception():
-            self._leave(waiter.subject, None)
+            self._leave(waiter.priority, waiter.subject, None)
 
     def _make_room(self, priority: Priority, subject: str, now: float) -> None:
         """Refuse the last one of the lowest priority, if the queue is as full as it may be for this one.
@@ -434,8 +451,8 @@ class AdaptiveLimiter:
     def _shed(self, priority: Priority, why: str) -> Shed:
         return Shed(priority, why, RETRY_AFTER_SECONDS)
 
-    def _leave(self, subject: str, seconds: float | None) -> None:
-        self._count(-1, subject)
+    def _leave(self, priority: Priority, subject: str, seconds: float | None) -> None:
+        self._count(-1, priority, subject)
         if seconds is not None:
             self._latencies.append(seconds)
             self._end_window()
@@ -449,7 +466,7 @@ class AdaptiveLimiter:
             return
         for priority in sorted(self._queues, reverse=True):
             queue = self._queues[priority]
-            while queue and self.inflight < self.limit:
+            while queue and self._has_place(priority):
                 waiter = self._next_of(queue)
                 queue.remove(waiter)
                 if waiter.admitted.done():
@@ -459,7 +476,7 @@ class AdaptiveLimiter:
                     self._overstayed_at = now
                     self._refuse(waiter, "there was a queue for longer than it takes")
                     continue
-                self._count(1, waiter.subject)
+                self._count(1, priority, waiter.subject)
                 waiter.admitted.set_result(None)
 
     def _next_of(self, queue: deque[_Waiter]) -> _Waiter:
