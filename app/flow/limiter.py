@@ -123,7 +123,6 @@ _SATURATED = 0.85
 """A limit that is not used to this share on average bounds bursts, and makes no queue."""
 
 _SETTLE_WINDOWS = 2
-
 _FIRST_UPWARDS, _UPWARDS, _DOWNWARDS, _LEAST = 0.3, 0.05, 0.03, 0.8
 
 
@@ -142,10 +141,8 @@ def next_limit(state: LimitState, window: LoadWindow, options: LimitOptions) -> 
     if latency > _CLEAR * baseline and slopes is not None and slopes.spread > _MUCH and slopes.latency < 0.2:
         # Less work at once has not made it faster: the service itself takes longer.
         baseline, points = latency, points[-1:]
-    growth = _FIRST_UPWARDS if state.searching else _UPWARDS
-    limit, why = _moved(
-        state.limit, window, latency / baseline, slopes, growth=growth, tolerance=options.tolerance
-    )
+    growth, stretch = _FIRST_UPWARDS if state.searching else _UPWARDS, latency / baseline
+    limit, why = _moved(state.limit, window, stretch, slopes, growth=growth, tolerance=options.tolerance)
     searching, settling = state.searching and limit >= state.limit, max(0, state.settling - 1)
     if limit < state.limit and settling:
         limit, why = state.limit, "settling"
@@ -188,11 +185,8 @@ def _moved(
 
 def _point(window: LoadWindow) -> tuple[float, float, float]:
     throughput = max(window.completed, 1) / window.seconds
-    return (
-        math.log(max(window.mean_inflight, 1e-3)),
-        math.log(throughput),
-        math.log(max(window.latency_seconds, 1e-6)),
-    )
+    work, latency = max(window.mean_inflight, 1e-3), max(window.latency_seconds, 1e-6)
+    return math.log(work), math.log(throughput), math.log(latency)
 
 
 def _baseline(baseline: float | None, latency: float, window: LoadWindow) -> float:
@@ -231,9 +225,8 @@ def _slopes(points: Sequence[tuple[float, float, float]]) -> _Slopes | None:
     variance = sum((work - middle) ** 2 for work in works)
 
     def slope(number: int) -> float:
-        return (
-            sum((work - middle) * point[number] for work, point in zip(works, points, strict=True)) / variance
-        )
+        pairs = zip(works, points, strict=True)
+        return sum((work - middle) * point[number] for work, point in pairs) / variance
 
     return _Slopes(spread, slope(1), slope(2))
 
@@ -255,18 +248,19 @@ RETRY_AFTER_SECONDS = 2.0
 QUEUE_SHARES = {Priority.HISTORY: 0.25, Priority.LISTS: 0.5, Priority.CREATION: 1.0}
 """How full the queue may be for one more of a priority."""
 
-LEAST_QUEUE = 16
-QUEUE_FACTOR = 2
+LEAST_QUEUE, QUEUE_FACTOR = 16, 2
 STANDING_SECONDS = 1.0
 """A queue that was not empty for so long is no burst: what has waited as long as it takes is refused. That
 empties the queue, so it goes on until nothing was for `REST_SECONDS`, as in CoDel (RFC 8289)."""
 
 PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0}
-"""How many times as long as it takes a request may wait then, by its priority. A new order waits as long as
-any may: one that comes late is worth more than one that is refused."""
-
 PATIENCE_WITH_FEW = 8.0
-"""And one of a caller who holds less than another."""
+"""How many times as long as it takes a request may wait then, by its priority, and one of a caller who holds
+less than another. A new order waits as long as any may: better late than refused."""
+
+LEAST_FOR_CREATION = 8
+"""So many new orders are worked on at once under a lower limit, too: it is found from short reads, and an
+order has its place for longer, waiting for databases and disks."""
 
 REST_SECONDS = 1.0
 """What comes at once after so long without a queue is a burst. It finds a limit that was not used, which says
@@ -362,14 +356,11 @@ class AdaptiveLimiter:
             await self._wait(priority, subject)  # who leaves has counted this one
 
     def _has_place(self, priority: Priority) -> bool:
-        """Return whether there is room for one more. What is never refused takes no place of a new order.
-
-        Else it would take all of a low limit, and who works on orders would keep others from ordering.
-        """
-        taken = self.inflight
-        if priority is Priority.CREATION:
-            taken -= self._of_priority[Priority.NEVER]
-        return taken < self.limit
+        """Return whether there is room. What is never refused would leave no place for new orders."""
+        if priority is not Priority.CREATION:
+            return self.inflight < self.limit
+        places = max(self.limit, min(LEAST_FOR_CREATION, self.options.most))
+        return self.inflight - self._of_priority[Priority.NEVER] < places
 
     def _count(self, change: int, priority: Priority, subject: str) -> None:
         now = self._clock()
@@ -406,8 +397,7 @@ class AdaptiveLimiter:
         patience = PATIENCE.get(waiter.priority)
         if not is_standing or patience is None or self.state.baseline_seconds is None:
             return self._max_wait_seconds
-        if self._has_less(waiter):
-            patience = PATIENCE_WITH_FEW
+        patience = PATIENCE_WITH_FEW if self._has_less(waiter) else patience
         return min(patience * self.state.baseline_seconds, self._max_wait_seconds)
 
     def _give_up(self, waiter: _Waiter) -> None:
