@@ -139,8 +139,6 @@ def concerns(order_id: int) -> None:
 
 def traceparent_of(span: trace.Span | None = None) -> str | None:
     """Return the `traceparent` of a span, of the present one without it; None where there is none."""
-    if not (trace.get_current_span() if span is None else span).get_span_context().is_valid:
-        return None
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, None if span is None else trace.set_span_in_context(span))
     return carrier.get(TRACEPARENT)
