@@ -3,9 +3,8 @@
 The rows of acknowledged messages stay in the table and its indexes until VACUUM may remove them, and as long
 as any transaction is open it may not. A relay that reads from the beginning walks over all of them each time.
 So it begins at a mark: the number up to which it had claimed a second ago. Numbers are given before their
-transactions commit, so a row may come behind the mark: within the second it is found at once, or within a
-quarter of a second where very many are sent, and later by a look at everything. Such a look takes a small
-share of the time only, however long it takes.
+transactions commit, so a row may come behind the mark: within the second it is found at once, later by a look
+at everything. Such a look takes a small share of the time only, however long it takes.
 """
 
 from collections import deque
@@ -17,11 +16,6 @@ from app.messaging.outbox import Range
 
 _LOOKING_SHARE = 20
 """A look at everything is followed by so many times its own duration without one."""
-
-_MANY = 1000
-_LATE_LOOK_SECONDS = 0.25
-"""Where more than so many numbers lie between the mark and what was claimed last, what is late among them is
-looked for only as often: each time would be a walk over all that has just gone."""
 
 _MOST_KEPT = 1000
 """So many orders are kept whose next message may go; a look at everything finds those of the others."""
@@ -51,7 +45,7 @@ class Progress:
         self._newest = -1
         self._seen: deque[tuple[float, int]] = deque()
         self._successors_of: set[int] = set()
-        self._look_next = self._late_next = clock()
+        self._look_next = clock()
         self._began = clock()
 
     def begin(self, successors_of: Collection[int]) -> Range:
@@ -64,12 +58,10 @@ class Progress:
         self.postpone(successors_of)
         while self._seen and self._seen[0][0] <= self._began - self._late_seconds:
             self._mark = self._seen.popleft()[1]
-        is_look, reached = self._began >= self._look_next, self._seen[-1][1] if self._seen else self._mark
-        is_near = is_look or self._began >= self._late_next or reached - self._mark <= _MANY
         return Range(
-            after=self._mark if is_near else reached,
+            after=self._mark,
             successors_of=tuple(self._successors_of),
-            is_look=is_look,
+            is_look=self._began >= self._look_next,
         )
 
     def postpone(self, successors_of: Collection[int]) -> None:
@@ -87,8 +79,6 @@ class Progress:
             is_limited: no more could have been taken, for want of an allowance.
         """
         now = self._clock()
-        if looked_at.after == self._mark:
-            self._late_next = self._began + _LATE_LOOK_SECONDS
         new = [each.sequence for each in claimed if each.attempt == 1 and each.sequence > self._mark]
         self._newest = max(self._newest, *(each.sequence for each in claimed), -1)
         if looked_at.is_look:

@@ -111,19 +111,6 @@ def test_a_message_that_is_sent_again_moves_no_mark_while_there_are_more() -> No
     assert progress.begin(()).after == 80
 
 
-def test_where_very_many_are_sent_what_is_late_is_looked_for_now_and_then() -> None:
-    now, begun = 0.0, []
-    progress = Progress(look_seconds=10.0, clock=lambda: now)
-    for turn in range(9):
-        within = progress.begin(())
-        begun.append(within.after)
-        new = [dispatch(number) for number in (turn * 500, turn * 500 + 499)]
-        progress.end(within, new, is_cut=True, is_limited=False)
-        now += 0.125  # exact in binary
-    # Of the second that late rows are given, two turns have passed before the numbers are many.
-    assert begun == [-1, -1, -1, 1499, -1, 2499, -1, 3499, 499]
-
-
 def test_hiredis_writes_what_redis_py_writes() -> None:
     connection = PackingConnection(encoding_errors="backslashreplace")
     commands: list[tuple[EncodableT, ...]] = [
