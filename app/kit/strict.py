@@ -2,7 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Container,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, NoReturn, Protocol, get_origin
 from urllib.parse import parse_qsl
@@ -300,26 +309,30 @@ class StrictRequest(Request):
             self._json = parse_json(await self.body())
         return self._json
 
-    async def read_form(self, fields: Iterable[str] | None, *, lists: Container[str] = ()) -> None:
+    async def read_form(
+        self, fields: Collection[str], *, lists: Container[str] = (), is_open: bool = False
+    ) -> None:
         """Read a form; `form` gives it.
 
         Parameters:
-            fields: those that there are; None for whatever there is.
+            fields: those that there are.
             lists: those of them that may be given several times.
+            is_open: whether there may be others, which nobody reads.
 
         Raises:
             BodyMalformed, HTTPException: it is malformed, or has a field twice or one that is not known.
         """
         try:
-            limits = {**_FORM_LIMITS, "max_fields": MOST_KEYS} if lists else _FORM_LIMITS
+            limits = {**_FORM_LIMITS, "max_fields": MOST_KEYS} if lists or is_open else _FORM_LIMITS
             form: FormData = await self._get_form(**limits)
         except HTTPException:
             raise
         except Exception as error:
             raise BodyMalformed(f"body: this is no form that can be read: {error}") from error
         try:
-            refuse_repeated("body", (name for name, _ in form.multi_items() if name not in lists))
-            if fields is not None:
+            single = (name for name, _ in form.multi_items() if name not in lists)
+            refuse_repeated("body", (name for name in single if name in fields or not is_open))
+            if not is_open:
                 _refuse_unknown(form, fields)
         except BodyMalformed:
             await form.close()
@@ -398,7 +411,7 @@ class StrictRoute(APIRoute):
             query = strict.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
-                await strict.read_form(None if is_open else fields, lists=lists)
+                await strict.read_form(fields, lists=lists, is_open=is_open)
             elif self.body_field is not None:
                 await strict.read_body()
             elif strict.method not in {"GET", "HEAD"}:
