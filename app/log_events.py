@@ -176,6 +176,7 @@ OTHERS: Mapping[str, LogEvent] = {
     "too_many_connections": _event("warning", fields="mes_storage.limit"),
     "client_too_slow": _event("info", fields="mes_storage.stage", outcome="failure"),
     "tokens_not_signed": _event("warning", fields="mes_storage.fix"),
+    "identity_logged_out": _event("info", fields="mes_storage.issuer"),
     "identity_limits_unreadable": _event("error", fields="error.message"),
     "limits_unknown": _event("warning", fields="error.message"),
     "access_tokens_not_signed": _event("warning", fields="mes_storage.fix"),

@@ -216,7 +216,7 @@ class Registry:
             return await end_session(session, issuer, ended)
 
         if (await self._directory.transact(noted)).value:
-            log.info("identity_logged_out", issuer=issuer, subject=ended.subject)
+            log.info("identity_logged_out", issuer=issuer)
         await self.refresh()
 
     def _check_fresh(self) -> None:

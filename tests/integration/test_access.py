@@ -267,7 +267,7 @@ async def wrong_cells(doors: Doors) -> tuple[list[str], int]:
             elif "{webhook_id}" in path or "{quote_id}" in path:
                 kind = "webhook" if "{webhook_id}" in path else "quote"
                 right = status == 422 or problem(answer, 404)["type"].endswith(f":unknown-{kind}")
-            elif "/oidc/" in path:
+            elif "/oidc/" in path and method == "GET":
                 right = problem(answer, 404)["type"].endswith(":oidc-off")
             else:
                 right = status not in {401, 403, 404}
