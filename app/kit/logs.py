@@ -344,7 +344,8 @@ class _ToEcs:
             line["event.action"] = action
             default = "failure" if event.get("level") in _FAULTS else "success"
             line["event.outcome"] = self.schema.outcomes.get(action, default)
-        line["event"] = mask_text(str(event["event"]).replace("_", " ").strip())
+        # Masked first: a key is known by its underscores.
+        line["event"] = mask_text(str(event["event"])).replace("_", " ").strip()
         line["process.pid"] = self.pid
         return line
 
