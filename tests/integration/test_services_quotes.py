@@ -120,6 +120,12 @@ async def test_a_price_that_has_ended_is_approved_after_a_new_one_was_asked_for(
             await session.execute(update(CrmOrder).values(requote_requested_at=past))
         later = ok(await services.crm.post(f"/v1/orders/{order_id}/requote"), 202)
         assert later["requote_requested_at"] > asked
+        await eventually(
+            partial(services.mes.get, f"/v1/orders/{order_id}"),
+            lambda answer: (
+                sum("requote_requested" in line["detail"] for line in answer.json()["history"]) == 2
+            ),
+        )
 
         async with running(worker):
             renewed = await quoted(services, order_id)
