@@ -123,6 +123,7 @@ _SATURATED = 0.85
 """A limit that is not used to this share on average bounds bursts, and makes no queue."""
 
 _SETTLE_WINDOWS = 2
+
 _FIRST_UPWARDS, _UPWARDS, _DOWNWARDS, _LEAST = 0.3, 0.05, 0.03, 0.8
 
 
@@ -141,8 +142,10 @@ def next_limit(state: LimitState, window: LoadWindow, options: LimitOptions) -> 
     if latency > _CLEAR * baseline and slopes is not None and slopes.spread > _MUCH and slopes.latency < 0.2:
         # Less work at once has not made it faster: the service itself takes longer.
         baseline, points = latency, points[-1:]
-    growth, stretch = _FIRST_UPWARDS if state.searching else _UPWARDS, latency / baseline
-    limit, why = _moved(state.limit, window, stretch, slopes, growth=growth, tolerance=options.tolerance)
+    growth = _FIRST_UPWARDS if state.searching else _UPWARDS
+    limit, why = _moved(
+        state.limit, window, latency / baseline, slopes, growth=growth, tolerance=options.tolerance
+    )
     searching, settling = state.searching and limit >= state.limit, max(0, state.settling - 1)
     if limit < state.limit and settling:
         limit, why = state.limit, "settling"
@@ -185,8 +188,11 @@ def _moved(
 
 def _point(window: LoadWindow) -> tuple[float, float, float]:
     throughput = max(window.completed, 1) / window.seconds
-    work, latency = max(window.mean_inflight, 1e-3), max(window.latency_seconds, 1e-6)
-    return math.log(work), math.log(throughput), math.log(latency)
+    return (
+        math.log(max(window.mean_inflight, 1e-3)),
+        math.log(throughput),
+        math.log(max(window.latency_seconds, 1e-6)),
+    )
 
 
 def _baseline(baseline: float | None, latency: float, window: LoadWindow) -> float:
@@ -225,8 +231,9 @@ def _slopes(points: Sequence[tuple[float, float, float]]) -> _Slopes | None:
     variance = sum((work - middle) ** 2 for work in works)
 
     def slope(number: int) -> float:
-        pairs = zip(works, points, strict=True)
-        return sum((work - middle) * point[number] for work, point in pairs) / variance
+        return (
+            sum((work - middle) * point[number] for work, point in zip(works, points, strict=True)) / variance
+        )
 
     return _Slopes(spread, slope(1), slope(2))
 
@@ -248,19 +255,15 @@ RETRY_AFTER_SECONDS = 2.0
 QUEUE_SHARES = {Priority.HISTORY: 0.25, Priority.LISTS: 0.5, Priority.CREATION: 1.0}
 """How full the queue may be for one more of a priority."""
 
-LEAST_QUEUE, QUEUE_FACTOR = 16, 2
+LEAST_QUEUE = 16
+QUEUE_FACTOR = 2
 STANDING_SECONDS = 1.0
 """A queue that was not empty for so long is no burst: what has waited as long as it takes is refused. That
 empties the queue, so it goes on until nothing was for `REST_SECONDS`, as in CoDel (RFC 8289)."""
 
-PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0}
-PATIENCE_WITH_FEW = 8.0
-"""How many times as long as it takes a request may wait then, by its priority, and one of a caller who holds
-less than another. A new order waits as long as any may: better late than refused."""
-
-LEAST_FOR_CREATION = 8
-"""So many new orders are worked on at once under a lower limit, too: it is found from short reads, and an
-order has its place for longer, waiting for databases and disks."""
+PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0, Priority.CREATION: 8.0}
+"""How many times as long as it takes a request may wait then, by its priority. One of a caller who holds less
+than another waits as long as the most important."""
 
 REST_SECONDS = 1.0
 """What comes at once after so long without a queue is a burst. It finds a limit that was not used, which says
@@ -309,7 +312,6 @@ class AdaptiveLimiter:
         self._changed = changed
         self._queues: dict[Priority, deque[_Waiter]] = {each: deque() for each in QUEUE_SHARES}
         self._working: Counter[str] = Counter()
-        self._of_priority: Counter[Priority] = Counter()
         self._empty_at = self._since = self._counted_at = clock()
         self._waited_at, self._is_burst = -math.inf, False
         self._overstayed_at = -math.inf
@@ -347,24 +349,16 @@ class AdaptiveLimiter:
             seconds = self._clock() - begun
             # A refusal is quick, and says nothing of the load.
             is_counted = quick_counts or seconds > (self.state.baseline_seconds or 0)
-            self._leave(priority, subject, seconds if is_counted else None)
+            self._leave(subject, seconds if is_counted else None)
 
     async def _enter(self, priority: Priority, subject: str) -> None:
-        if priority is Priority.NEVER or self._has_place(priority):
-            self._count(1, priority, subject)
-        else:
+        if priority is not Priority.NEVER and self.inflight >= self.limit:
             await self._wait(priority, subject)  # who leaves has counted this one
+        else:
+            self._count(1, subject)
 
-    def _has_place(self, priority: Priority) -> bool:
-        """Return whether there is room. What is never refused would leave no place for new orders."""
-        if priority is not Priority.CREATION:
-            return self.inflight < self.limit
-        places = max(self.limit, min(LEAST_FOR_CREATION, self.options.most))
-        return self.inflight - self._of_priority[Priority.NEVER] < places
-
-    def _count(self, change: int, priority: Priority, subject: str) -> None:
+    def _count(self, change: int, subject: str) -> None:
         now = self._clock()
-        self._of_priority[priority] += change
         self._working[subject] += change
         if not self._working[subject]:
             del self._working[subject]
@@ -382,7 +376,7 @@ class AdaptiveLimiter:
         waiter = _Waiter(priority, subject, now)
         self._queues[priority].append(waiter)
         try:
-            async with asyncio.timeout(self._allowed_seconds(waiter, now)):
+            async with asyncio.timeout(min(self._allowed_seconds(waiter, now), self._max_wait_seconds)):
                 await waiter.admitted
         except BaseException as error:
             self._give_up(waiter)
@@ -392,20 +386,19 @@ class AdaptiveLimiter:
             raise
 
     def _allowed_seconds(self, waiter: _Waiter, now: float) -> float:
-        """Return how long a request may wait: in a queue that does not stand, as long as any may."""
+        """Return how long a request may wait: in a queue that does not stand, as long as it likes."""
         is_standing = now - self._empty_at > STANDING_SECONDS or now - self._overstayed_at < REST_SECONDS
-        patience = PATIENCE.get(waiter.priority)
-        if not is_standing or patience is None or self.state.baseline_seconds is None:
-            return self._max_wait_seconds
-        patience = PATIENCE_WITH_FEW if self._has_less(waiter) else patience
-        return min(patience * self.state.baseline_seconds, self._max_wait_seconds)
+        if not is_standing or self.state.baseline_seconds is None:
+            return math.inf
+        most = max(PATIENCE.values()) if self._has_less(waiter) else PATIENCE[waiter.priority]
+        return most * self.state.baseline_seconds
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Take a waiter out of its queue; a place that it got at this moment is another's."""
         if waiter in self._queues[waiter.priority]:
             self._queues[waiter.priority].remove(waiter)
         elif waiter.admitted.done() and not waiter.admitted.cancelled() and not waiter.admitted.exception():
-            self._leave(waiter.priority, waiter.subject, None)
+            self._leave(waiter.subject, None)
 
     def _make_room(self, priority: Priority, subject: str, now: float) -> None:
         """Refuse the last one of the lowest priority, if the queue is as full as it may be for this one.
@@ -441,8 +434,8 @@ class AdaptiveLimiter:
     def _shed(self, priority: Priority, why: str) -> Shed:
         return Shed(priority, why, RETRY_AFTER_SECONDS)
 
-    def _leave(self, priority: Priority, subject: str, seconds: float | None) -> None:
-        self._count(-1, priority, subject)
+    def _leave(self, subject: str, seconds: float | None) -> None:
+        self._count(-1, subject)
         if seconds is not None:
             self._latencies.append(seconds)
             self._end_window()
@@ -456,7 +449,7 @@ class AdaptiveLimiter:
             return
         for priority in sorted(self._queues, reverse=True):
             queue = self._queues[priority]
-            while queue and self._has_place(priority):
+            while queue and self.inflight < self.limit:
                 waiter = self._next_of(queue)
                 queue.remove(waiter)
                 if waiter.admitted.done():
@@ -466,7 +459,7 @@ class AdaptiveLimiter:
                     self._overstayed_at = now
                     self._refuse(waiter, "there was a queue for longer than it takes")
                     continue
-                self._count(1, priority, waiter.subject)
+                self._count(1, waiter.subject)
                 waiter.admitted.set_result(None)
 
     def _next_of(self, queue: deque[_Waiter]) -> _Waiter:

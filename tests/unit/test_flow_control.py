@@ -144,7 +144,7 @@ async def test_new_orders_that_wait_for_a_place_slow_orders_and_refused_history_
             pass
 
     await ask("POST", "/v1/partners/{partner}/orders")
-    async with admission.limiter.admitted(Priority.CREATION):
+    async with admission.limiter.admitted(Priority.NEVER):
         with pytest.raises(Shed):
             await ask("GET", "/v1/orders/{order_id}")
         assert pressure_on("partners", of_process(), SIGNALS).value < 0.8

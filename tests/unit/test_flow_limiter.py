@@ -319,36 +319,6 @@ async def test_in_a_standing_queue_one_waits_no_longer_than_it_takes() -> None:
         assert done == ["creation", "creation shed", "creation shed", "creation shed"]
 
 
-async def test_in_a_standing_queue_a_new_order_waits_as_long_as_any_may() -> None:
-    limit, clock = limiter()
-    limit.state = LimitState(limit=1.0, baseline_seconds=0.01)
-    done, first, until = list[str](), asyncio.Event(), asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        for priority, gate in ((Priority.CREATION, first), (Priority.CREATION, until)):
-            tasks.create_task(hold(limit, priority, gate, done))
-            await turn()
-        clock.now = STANDING_SECONDS + 0.5
-        for priority in (Priority.LISTS, Priority.CREATION):
-            tasks.create_task(hold(limit, priority, until, done))
-            await turn()
-        clock.now += 0.5  # many times as long as it takes
-        until.set()
-        first.set()
-    assert done == ["creation", "creation shed", "creation", "lists shed"]
-
-
-async def test_what_is_never_refused_takes_no_place_of_a_new_order() -> None:
-    limit, _ = limiter(places=2)
-    until, done = asyncio.Event(), list[str]()
-    async with asyncio.TaskGroup() as tasks:
-        for priority in (*[Priority.NEVER] * 3, Priority.HISTORY, *[Priority.CREATION] * 3):
-            tasks.create_task(hold(limit, priority, until, done))
-            await turn()
-        assert (limit.inflight, limit.waiting) == (5, 2)  # the history, and the third of the new orders
-        until.set()
-    assert done[-1] == "history"
-
-
 async def test_a_standing_queue_that_was_emptied_by_refusals_is_no_burst() -> None:
     limit, clock = limiter()
     limit.state = LimitState(limit=1.0, baseline_seconds=0.01)
