@@ -317,7 +317,7 @@ class StrictRequest(Request):
         Parameters:
             fields: those that there are.
             lists: those of them that may be given several times.
-            is_open: whether there may be others, which nobody reads.
+            is_open: whether there may be others, which are not read.
 
         Raises:
             BodyMalformed, HTTPException: it is malformed, or has a field twice or one that is not known.
