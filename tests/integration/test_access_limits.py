@@ -389,7 +389,7 @@ async def test_a_partner_who_floods_is_refused_and_a_polite_one_is_not(topology:
         # Each of them is answered alike, whichever part of the service does it.
         assert {answer.text for answer in refused} == {refused[0].text}
         assert all(answer.headers.keys() == refused[0].headers.keys() for answer in refused)
-        # Who is no caller any more is not told of limits.
+        # A key that is not good gets no answer about limits.
         problem(
             await services.mes.get("/v1/usage", headers={"Authorization": f"Bearer {keys['loud']}x"}), 401
         )

@@ -85,9 +85,11 @@ async def listening(app: Any, topology: Topology) -> AsyncIterator[int]:
     async with asyncio.timeout(30):
         while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
             await asyncio.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await running
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await running
 
 
 def in_sandbox(topology: Topology, folder: Path) -> Topology:

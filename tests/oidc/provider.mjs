@@ -9,7 +9,7 @@ const provider = new Provider(issuer, {
   cookies: { keys: ["signs the cookies of a test"] },
   features: { devInteractions: { enabled: true }, backchannelLogout: { enabled: true } },
   findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
-  // Without its guard against addresses that are not public: what it tells of a logout stays on this machine.
+  // Without its guard against addresses that are not public: the notice of a logout stays on this machine.
   fetch: (url, { dispatcher, ...options }) => fetch(url, options),
   pkce: { required: () => true },
 });
