@@ -14,10 +14,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ops.errors import ExitStatus
-from ops.options import options_of
+from ops.options import Options, options_of
 from ops.output import print_json, print_table
 from ops.problems.service import OpenProblem, age_of, ranked
-from ops.problems.sources import find_problems
+from ops.problems.sources import DEADLINE_SECONDS, find_problems
 
 COLOURS = {"page": "bold red", "ticket": "yellow", "note": "dim"}
 HEADERS = ("severity", "object", "what", "since", "command")
@@ -30,19 +30,28 @@ def problems(
         float, typer.Option(min=1, max=3600, help="With --watch: the pause between two looks.")
     ] = 5.0,
     count: Annotated[int, typer.Option(min=0, help="With --watch: end after so many looks; 0: never.")] = 0,
+    timeout_seconds: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            max=600,
+            envvar="MES_STORAGE_PROBLEMS_TIMEOUT_SECONDS",
+            help="What has not answered by then is a problem itself.",
+        ),
+    ] = DEADLINE_SECONDS,
 ) -> None:
     """Show what is wrong at this moment, worst first, each with since when and the command that helps.
 
     It looks at databases, replicas, shards, partitions, units in doubt, ids, locks, slots, the processes of
     the embedded platform, and what the project adds. A server that does not answer is a problem itself, and
-    hides none of the others: all is shown within 10 s. Nothing is changed. Exit status 1 if anything is
+    hides none of the others: all is shown within 10 s, or a second after --timeout-seconds. Nothing is changed. Exit status 1 if anything is
     wrong; a note alone is no fault.
     """
     options = options_of(context)
     if watch:
-        _watch(context, every_seconds, count)
+        _watch(options, every_seconds, count, timeout_seconds)
         return
-    found = ranked(find_problems(options))
+    found = ranked(find_problems(options, deadline_seconds=timeout_seconds))
     if options.json:
         print_json([asdict(each) for each in found])
     elif found:
@@ -54,14 +63,14 @@ def problems(
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def _watch(context: typer.Context, every_seconds: float, count: int) -> None:
+def _watch(options: Options, every_seconds: float, count: int, timeout_seconds: float) -> None:
     """Redraw on a terminal; elsewhere print a line for each problem that begins or ends."""
-    options, done = options_of(context), 0
+    done = 0
     with (
         Live(Text("looking"), auto_refresh=False) if _redraws(options.json) else _Lines(options.json) as shown
     ):
         while True:
-            found = ranked(find_problems(options))
+            found = ranked(find_problems(options, deadline_seconds=timeout_seconds))
             if isinstance(shown, Live):
                 shown.update(_page(found), refresh=True)
             else:

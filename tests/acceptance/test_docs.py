@@ -108,6 +108,8 @@ def test_console_blocks_run_from_top_to_bottom(
         "MES_STORAGE_HOME": str(home),
         "MES_STORAGE_PROJECT": str(PROJECT.path),
         "PATH": ":".join([*map(str, programs), os.environ["PATH"]]),
+        # Other tests start servers on the same cores.
+        "MES_STORAGE_PROBLEMS_TIMEOUT_SECONDS": "60",
     }
     if not starts_a_platform(pages[0]):
         # The page is about a platform that runs: databases of the pool will do.

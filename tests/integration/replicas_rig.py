@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from sqlalchemy import URL, text
 
@@ -141,6 +142,48 @@ def parameters(server: PostgresCluster, **values: str) -> Iterator[None]:
         yield
     finally:
         set_parameters(server, **dict.fromkeys(values))
+
+
+@contextmanager
+def standby_missing(server: PostgresCluster) -> Iterator[None]:
+    """A primary whose commits wait for a standby that is not there."""
+    with (
+        parameters(server, synchronous_standby_names="missing"),
+        server.connect() as connection,
+        server.connect() as probe,
+    ):
+        # The checkpointer tells the others of the setting, which is a moment after they show it: until then
+        # a commit waits for nothing.
+        for _ in range(PROBES):
+            probe.pgconn.send_query(b"SELECT pg_logical_emit_message(true, 'probe', '')")
+            wait_until(lambda: not is_busy(probe) or commits_waiting(connection) == 1, timeout_seconds=20)
+            if is_busy(probe):
+                break
+            finish(probe)
+        else:
+            raise AssertionError(f"{PROBES} commits did not wait for the standby")
+        probe.cancel()
+        finish(probe)
+        yield
+
+
+PROBES = 1000
+
+
+def is_busy(connection: psycopg.Connection) -> bool:
+    connection.pgconn.consume_input()
+    return bool(connection.pgconn.is_busy())
+
+
+def finish(connection: psycopg.Connection) -> None:
+    while connection.pgconn.get_result() is not None:
+        pass
+
+
+def commits_waiting(connection: psycopg.Connection) -> int:
+    """How many commits wait for their standby."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    return int(connection.execute(waiting).fetchall()[0][0])
 
 
 @contextmanager

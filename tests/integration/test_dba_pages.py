@@ -434,12 +434,9 @@ async def test_nothing_moves_under_the_pointer(tmp_path: Path) -> None:
             await page.goto(f"{url}/open#{sessions.make_link()}")
             row = page.locator("#panel-below tbody tr").nth(2)
             await expect(row).to_be_visible()
-            box = await row.bounding_box()
-            assert box
-            await page.mouse.move(box["x"] + 20, box["y"] + 10)
-            key = "document.elementFromPoint(...arguments_).closest('tr').dataset.key".replace(
-                "arguments_", f"[{box['x'] + 20}, {box['y'] + 10}]"
-            )
+            # Until the pointer is over it the row may move: `hover` follows it.
+            await row.hover(position={"x": 20, "y": 10})
+            key = "document.querySelector('#panel-below tbody tr:hover').dataset.key"
             before, since = await page.evaluate(key), turn
             until = time.monotonic() + SOON_SECONDS
             while turn < since + 4:

@@ -21,10 +21,12 @@ from tests.integration.replicas_rig import (
     INSERT,
     QUICK,
     cluster_at,
+    commits_waiting,
     insert,
     make_table,
-    parameters,
+    standby_missing,
     sync_cluster_at,
+    until,
 )
 from tests.servers import PostgresServers
 
@@ -176,10 +178,9 @@ async def test_a_commit_that_is_called_off_goes_on_its_way_and_can_be_asked_for(
     async with cluster_at(nodes, record_xid=True) as cluster:
         await insert(cluster, 1)
         session = cluster.write()
-        with parameters(nodes.primary, synchronous_standby_names="nobody"):
+        with standby_missing(nodes.primary):
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5), session:
-                    await session.execute(INSERT, {"n": 2})
+                await write_called_off(session, nodes)
             # Nobody sees yet what no standby has: the server was not told to give the wait up.
             assert rows(nodes) == 1
         assert session.token == CausalToken({"main": UNKNOWN_POSITION})
@@ -188,6 +189,19 @@ async def test_a_commit_that_is_called_off_goes_on_its_way_and_can_be_asked_for(
         assert await cluster.resolve(doubt) is TransactionStatus.COMMITTED
         assert cluster.token_of(session.in_doubt) == cluster.token_of(doubt) != CausalToken()  # type: ignore[arg-type]
         assert rows(nodes) == 2
+
+
+async def write_called_off(session: WriteSession, nodes: PostgresServers) -> None:
+    """Write, and call the commit off when it waits for its standby."""
+
+    async def call_off() -> None:
+        with nodes.primary.connect() as connection:
+            await until(lambda: commits_waiting(connection) == 1, what="COMMIT waits")
+        deadline.reschedule(asyncio.get_running_loop().time())
+
+    async with asyncio.timeout(None) as deadline, asyncio.TaskGroup() as tasks, session:
+        tasks.create_task(call_off())
+        await session.execute(INSERT, {"n": 2})
 
 
 async def test_a_write_session_writes_inside_its_block_only(nodes: PostgresServers) -> None:

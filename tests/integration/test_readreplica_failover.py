@@ -27,12 +27,13 @@ from tests.integration.replicas_rig import (
     INSERT,
     QUICK,
     cluster_at,
+    commits_waiting,
     insert,
     kill,
     make_table,
-    parameters,
     promote,
     set_parameters,
+    standby_missing,
     sync_cluster_at,
     until,
 )
@@ -203,7 +204,7 @@ async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
     async with cluster_at(nodes, options=PATIENT, record_xid=True) as cluster:
         await insert(cluster, 0)
         # The standby that it must wait for is not there: COMMIT gets no answer.
-        with parameters(nodes.primary, synchronous_standby_names="nobody"):
+        with standby_missing(nodes.primary):
             doubt = await doubt_of_commit(cluster, nodes, n=1)
             assert doubt.xid is not None
             assert await cluster.resolve(doubt, timeout_seconds=0.2) is TransactionStatus.IN_PROGRESS
@@ -221,7 +222,7 @@ async def test_after_a_crash_that_the_postmaster_survives_an_id_is_not_believed(
 ) -> None:
     async with cluster_at(servers, options=PATIENT, record_xid=True) as cluster:
         await insert(cluster, 0)
-        with parameters(servers.primary, synchronous_standby_names="nobody"):
+        with standby_missing(servers.primary):
             doubt = await doubt_of_commit(cluster, servers, n=1)
             with servers.primary.connect() as connection:
                 started = connection.execute("SELECT pg_postmaster_start_time()").fetchone()
@@ -244,7 +245,7 @@ async def test_without_an_id_the_idempotency_key_tells(nodes: PostgresServers) -
         assert lost.xid is None
         assert await cluster.resolve(lost) is TransactionStatus.UNKNOWN
         # Whatever was in progress must have ended before anybody looks for its effects.
-        with parameters(nodes.primary, synchronous_standby_names="nobody"):
+        with standby_missing(nodes.primary):
             waiting = await doubt_of_commit(cluster, nodes, n=5)
             assert waiting.xid is None
             assert (
@@ -266,8 +267,7 @@ async def doubt_of_commit(cluster: Cluster, servers: PostgresServers, *, n: int)
 
     writing = asyncio.create_task(write())
     with servers.primary.connect() as connection:
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        await until(lambda: connection.execute(waiting).fetchone() == (1,), what="COMMIT waits")
+        await until(lambda: commits_waiting(connection) == 1, what="COMMIT waits")
     shut(await connected)
     with pytest.raises(CommitInDoubt) as caught:
         await writing
