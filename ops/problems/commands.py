@@ -44,8 +44,8 @@ def problems(
 
     It looks at databases, replicas, shards, partitions, units in doubt, ids, locks, slots, the processes of
     the embedded platform, and what the project adds. A server that does not answer is a problem itself, and
-    hides none of the others: all is shown within 10 s, or a second after --timeout-seconds. Nothing is changed. Exit status 1 if anything is
-    wrong; a note alone is no fault.
+    hides none of the others: all is shown within 10 s, or as --timeout-seconds says. Nothing is changed. Exit
+    status 1 if anything is wrong; a note alone is no fault.
     """
     options = options_of(context)
     if watch:

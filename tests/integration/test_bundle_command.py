@@ -60,7 +60,7 @@ def test_it_has_what_an_incident_needs_and_no_secret(
     file = tmp_path / "incident.tar.gz"
     with Clerk(topology).engine("shop").connect() as session:
         session.execute(text("SELECT count(*) FROM orders WHERE customer_email = 'ada@example.org'"))
-        done = mesctl("bundle", str(file), "--log-lines", "1000")
+        done = mesctl("bundle", str(file), "--log-lines", "1000", "--seconds", "300")
     assert done.status == 0, done.err
     assert file.stat().st_mode & 0o077 == 0
     parts = contents(file)
