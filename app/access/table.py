@@ -164,6 +164,7 @@ PAGES: Mapping[tuple[str, str, str], AccessRule] = {
         for path in ("/stream", "/changes", "/work")
     },
     ("board", "GET", "/sales"): _rule(_STAFF, Role.SELLER, Role.AUDITOR),
+    ("board", "GET", "/sales/{part}"): _rule(_STAFF, Role.SELLER, Role.AUDITOR),
     ("board", "POST", "/sales/approve"): _rule(_STAFF, Role.SELLER),
     **{
         ("board", "POST", f"{_PAGE_ORDER}/{step}"): _rule(_STAFF, Role.OPERATOR)

@@ -229,10 +229,10 @@ async def refused_cancellations(
     return await _page(session, found, BoardOrder.cancel_refused_at, limit, cursor)
 
 
-async def rejected(session: AnySession, *, limit: int = PAGE) -> ListedPage:
-    """Read the orders that were rejected last and that their customers have not started again."""
+async def rejected(session: AnySession, *, limit: int = PAGE, cursor: Cursor | None = None) -> ListedPage:
+    """Read a page of the orders that were rejected last and that their customers have not started again."""
     found = _is(Status.REJECTED), BoardOrder.replaced_by.is_(None)
-    return await _page(session, found, BoardOrder.changed_at, limit, None, descends=True)
+    return await _page(session, found, BoardOrder.changed_at, limit, cursor, descends=True)
 
 
 async def waiting_long(

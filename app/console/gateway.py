@@ -44,7 +44,8 @@ _PAGES: dict[str, tuple[GatewayRoute, ...]] = {
         *(_acts("board", path) for path in ("/login", "/logout", "/preferences")),
     ),
     "staff": (
-        *(_reads("board", path) for path in ("/", "/work", "/changes", "/search", "/sales", "/history")),
+        *(_reads("board", path) for path in ("/", "/work", "/changes", "/search", "/history")),
+        *(_reads("board", path) for path in ("/sales", "/sales/{part}")),
         *(_reads("board", path) for path in (_PAGE_ORDER, *_parts(_PAGE_ORDER, "model picture mesh stored"))),
         *(_streams(path) for path in ("/stream", f"{_PAGE_ORDER}/stream")),
         *(

@@ -23,7 +23,7 @@ WAITING = 10_000
 MOST_STATEMENTS = 6
 WAIT = Status.MANUFACTURING_APPROVED
 _ROW = re.compile(r'<tr data-order="(\d+)"')
-_MORE = re.compile(r'hx-get="(/\?[^"]*cursor=[^"]*)"')
+_MORE = re.compile(r'hx-get="(/[^"]*cursor=[^"]*)"')
 
 
 @dataclass
@@ -41,11 +41,13 @@ class Many:
         with self.owner.connect() as connection:
             return [str(each) for each in connection.execute(query, {"most": limit}).scalars()]
 
-    async def walk(self, path: str, *, pages: int) -> list[str]:
+    async def walk(
+        self, path: str, *, pages: int, caller: Callable[[], dict[str, str]] = by_operator
+    ) -> list[str]:
         """Follow a list page after page, as by its button; give its orders."""
         found: list[str] = []
         for _ in range(pages):
-            answer = await self.client.get(path, headers={**by_operator(), "HX-Request": "true"})
+            answer = await self.client.get(path, headers={**caller(), "HX-Request": "true"})
             assert answer.status_code == 200
             found += _ROW.findall(answer.text)
             more = _MORE.search(answer.text)
@@ -68,6 +70,22 @@ async def test_the_pages_of_a_long_list_follow_each_other(many: Many) -> None:
     assert await many.walk("/", pages=6) == many.ids("true", limit=300)
     longest = many.ids("true", "changed_at, order_id", limit=150)
     assert await many.walk("/?order=longest", pages=3) == longest
+
+
+async def test_what_a_seller_has_too_much_of_has_pages_of_its_own(many: Many) -> None:
+    first = (await many.client.get("/sales", headers=by_seller())).text
+    assert 'href="/sales/waiting"' in first
+    assert 'href="/sales/refused"' not in first
+    late = many.ids("changed_at <= now() - interval '2 days'", "changed_at, order_id", limit=150)
+    assert len(late) == 150
+    assert await many.walk("/sales/waiting", pages=3, caller=by_seller) == late
+    refused = "cancel_refused_at IS NOT NULL AND cancel_requested_at IS NULL"
+    by_place = many.ids(refused, "cancel_refused_at, order_id")
+    assert await many.walk("/sales/refused", pages=1, caller=by_seller) == by_place != []
+    for part in ("confirm", "expiring", "rejected"):
+        assert await many.walk(f"/sales/{part}", pages=1, caller=by_seller) == []
+    unknown = await many.client.get("/sales/everything", headers=by_seller())
+    assert unknown.status_code in {404, 422}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +124,7 @@ async def test_one_of_many_is_found_by_its_id_and_by_words(many: Many) -> None:
         ("/search?q=c77+ring", by_operator),
         ("/history?partner=atelier-7", by_seller),
         ("/sales", by_seller),
+        ("/sales/waiting", by_seller),
         ("/orders/7777", by_operator),
     ],
 )

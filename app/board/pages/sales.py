@@ -1,8 +1,10 @@
 """The pages of sellers: what waits for them; and what all of staff look up: a search, a customer's orders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -16,11 +18,12 @@ from app.board.pages.rendering import HEADERS, PageReader, page
 from app.board.pages.rendering import marked as _
 from app.board.pages.staff import ListCursor, Pages, Parts, attempt, cursor_of
 from app.board.pages.views import card_of, tabs_of
-from app.board.repository import ListedPage
+from app.board.repository import Cursor, ListedPage
 from app.kit.caller import current_caller
 from app.kit.strict import StrictRoute
 from app.schemas import AFTER_TOKEN
 from readreplica.freshness import ANY, PRIMARY
+from readreplica.sessions import AnySession
 
 router = APIRouter(include_in_schema=False, route_class=StrictRoute, dependencies=[AFTER_TOKEN])
 
@@ -43,22 +46,28 @@ async def search(
         found = await repository.search(session, text, cursor=cursor_of(cursor))
     if len(found.orders) == 1 and text == str(found.orders[0].order_id):
         return RedirectResponse(f"/orders/{text}", 303, headers=dict(HEADERS))
-    return _found_page(request, found, f"/search?{urlencode({'q': text})}", q=text)
+    return _found_page(request, found, f"/search?{urlencode({'q': text})}&", q=text)
 
 
 def _found_page(
-    request: Request, found: ListedPage, address: str, *, title: str | None = None, q: str = ""
+    request: Request,
+    found: ListedPage,
+    address: str,
+    *,
+    title: str | None = None,
+    q: str = "",
+    tab: str | None = None,
 ) -> Response:
-    """Show a page of orders that were found; `address` is that of the first one."""
+    """Show a page of orders that were found; `address` is that of all pages, up to the cursor."""
     following = found.next_cursor
     return page(
         request,
         "search.html",
         rows=[card_of(each) for each in found.orders],
-        next_url=f"{address}&{urlencode({'cursor': following.encode()})}" if following else None,
+        next_url=f"{address}{urlencode({'cursor': following.encode()})}" if following else None,
         title=title,
         q=q,
-        tabs=tabs_of(PageReader.of(request), request.url.path),
+        tabs=tabs_of(PageReader.of(request), tab or request.url.path),
     )
 
 
@@ -79,7 +88,40 @@ async def history(
         )
     title = PageReader.of(request).gettext(_("All orders of %(name)s"), name=who)
     of = {"email": email} if email else {"partner": partner}
-    return _found_page(request, found, f"/history?{urlencode(of)}", title=title)
+    return _found_page(request, found, f"/history?{urlencode(of)}&", title=title)
+
+
+class SalesPart(StrEnum):
+    """A part of what waits for a seller."""
+
+    CONFIRM = "confirm"
+    EXPIRING = "expiring"
+    REFUSED = "refused"
+    REJECTED = "rejected"
+    WAITING = "waiting"
+
+
+_TITLES = {
+    SalesPart.CONFIRM: _("To confirm with the customer"),
+    SalesPart.EXPIRING: _("Quotes that end soon"),
+    SalesPart.REFUSED: _("Cancellations that were refused"),
+    SalesPart.REJECTED: _("Rejected, and not ordered again"),
+    SalesPart.WAITING: _("Waiting too long"),
+}
+
+
+async def _read_part(
+    session: AnySession, part: SalesPart, *, limit: int = repository.PAGE, cursor: Cursor | None = None
+) -> ListedPage:
+    now = datetime.now(UTC)
+    reads: Mapping[SalesPart, Callable[..., Awaitable[ListedPage]]] = {
+        SalesPart.CONFIRM: repository.to_confirm,
+        SalesPart.EXPIRING: partial(repository.expiring, before=now + EXPIRES_WITHIN),
+        SalesPart.REFUSED: repository.refused_cancellations,
+        SalesPart.REJECTED: repository.rejected,
+        SalesPart.WAITING: partial(repository.waiting_long, since=now - WAITS_LONG),
+    }
+    return await reads[part](session, limit=limit, cursor=cursor)
 
 
 class ApprovalReport(NamedTuple):
@@ -96,30 +138,37 @@ async def sales(request: Request, parts: Parts) -> Response:
 
 
 async def _sales(request: Request, parts: Pages, report: ApprovalReport | None = None) -> Response:
-    viewer, now = PageReader.of(request), datetime.now(UTC)
+    viewer = PageReader.of(request)
     async with parts.orders.read(freshness=ANY if report is None else PRIMARY) as session:
-        to_confirm = await repository.to_confirm(session)
-        expiring = await repository.expiring(session, before=now + EXPIRES_WITHIN)
-        refused = await repository.refused_cancellations(session)
-        rejected = await repository.rejected(session, limit=_MOST_REJECTED)
-        waiting_long = await repository.waiting_long(session, since=now - WAITS_LONG)
+        found = {
+            part: await _read_part(
+                session, part, limit=_MOST_REJECTED if part is SalesPart.REJECTED else repository.PAGE
+            )
+            for part in SalesPart
+        }
+    expiring, rejected = found[SalesPart.EXPIRING].orders, found[SalesPart.REJECTED].orders
     return page(
         request,
         "sales.html",
         headers={**HEADERS, "X-Part": "sales"},
-        to_confirm=[card_of(each) for each in to_confirm.orders],
-        more_to_confirm=to_confirm.next_cursor is not None,
-        more_expiring=expiring.next_cursor is not None,
-        more_refused=refused.next_cursor is not None,
-        more_waiting=waiting_long.next_cursor is not None,
-        expiring=[card_of(each, ends=each.price_valid_until) for each in expiring.orders],
-        refused=[card_of(each) for each in refused.orders],
-        rejected=[replace(card_of(each), reason=translated(each.reason, viewer)) for each in rejected.orders],
-        more_rejected=rejected.next_cursor is not None,
-        waiting_long=[card_of(each) for each in waiting_long.orders],
+        to_confirm=[card_of(each) for each in found[SalesPart.CONFIRM].orders],
+        expiring=[card_of(each, ends=each.price_valid_until) for each in expiring],
+        refused=[card_of(each) for each in found[SalesPart.REFUSED].orders],
+        rejected=[replace(card_of(each), reason=translated(each.reason, viewer)) for each in rejected],
+        waiting_long=[card_of(each) for each in found[SalesPart.WAITING].orders],
+        more={part.value for part, listed in found.items() if listed.next_cursor is not None},
         report=report,
         tabs=tabs_of(viewer, "/sales"),
     )
+
+
+@router.get("/sales/{part}")
+async def sales_part(request: Request, parts: Parts, part: SalesPart, cursor: ListCursor = None) -> Response:
+    """Show all orders of one part of `/sales`, a page at a time."""
+    async with parts.orders.read() as session:
+        found = await _read_part(session, part, cursor=cursor_of(cursor))
+    title = PageReader.of(request).gettext(_TITLES[part])
+    return _found_page(request, found, f"/sales/{part.value}?", title=title, tab="/sales")
 
 
 @router.post("/sales/approve")
