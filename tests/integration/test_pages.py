@@ -532,7 +532,13 @@ async def test_every_page_is_open_to_all(pages: Pages, browser: Browser, themes:
             "/search?q=ring",
             "/search?q=nothing-like-this",
         ),
-        "Sara": ("/sales", f"/orders/{to_confirm}", f"/orders/{priced}", f"/orders/{failed}"),
+        "Sara": (
+            "/sales",
+            "/sales/confirm",
+            f"/orders/{to_confirm}",
+            f"/orders/{priced}",
+            f"/orders/{failed}",
+        ),
         None: (
             "/login",
             "/",
