@@ -6,11 +6,15 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.console.demo.shapes import Mesh, obj, stl_ascii, stl_binary
 from app.pricing import reading
+from app.pricing.errors import ModelFault
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Unmeasurable
+from app.pricing.obj import read_obj
 from tests.unit.test_pricing_3mf import box
 
 pytestmark = pytest.mark.field
@@ -18,6 +22,8 @@ pytestmark = pytest.mark.field
 BOX = box(10, 20, 30)
 TEXT = stl_ascii(BOX).decode()
 SECOND = stl_ascii(box(10, 20, 30, at=40), name="second").decode()
+COORDINATES = ["0", "-1.5", "+2.", ".5", "1e3", "1E-7", "1e999", "0.1234567890123456789", "nan", "1_0", "-"]
+CORNERS = ["1", "2", "3", "4/", "1/1", "2//3", "3/4/5", "-1", "0", "01", "1234567890", "1/-1"]
 QUADS = ((1, 2, 4, 3), (5, 7, 8, 6), (1, 5, 6, 2), (3, 4, 8, 7), (1, 3, 7, 5), (2, 6, 8, 4))
 
 
@@ -392,6 +398,41 @@ class TestObj:
         monkeypatch.setattr(reading, "MAX_POINTS", 7)
         monkeypatch.setattr(reading, "MAX_POLYGONS", 7)
         assert "7" in reason(text, "obj")
+
+    @given(
+        lines=st.lists(
+            st.one_of(
+                st.lists(st.sampled_from(COORDINATES), min_size=3, max_size=4).map(
+                    lambda words: ["v", *words]
+                ),
+                st.lists(st.sampled_from(CORNERS), min_size=3, max_size=4).map(lambda words: ["f", *words]),
+                st.sampled_from([["v", "1", "2", "3"], ["f", "1", "2", "3"], ["g", "a"], [""]]),
+            ),
+            max_size=30,
+        ),
+        end=st.sampled_from(["\n", "\r\n", "\r"]),
+    )
+    def test_many_lines_at_once_say_what_they_say_one_by_one(self, lines: list[list[str]], end: str) -> None:
+        def said(*last: str) -> tuple[object, ...]:
+            text = "".join(" ".join([*line, *last]) + end for line in lines)
+            try:
+                [mesh] = read_obj(text.encode())
+            except ModelFault as fault:
+                return (str(fault),)
+            return repr(mesh.points.tolist()), mesh.faces.tolist(), mesh.polygons.tolist()
+
+        assert said() == said("#")  # a line with a remark is read alone
+
+    def test_a_large_file_is_read_in_bulk(self) -> None:
+        points, faces = "v 1.25 2.5 3.75\n" * 300_000, "f 1/1/1 2/2/2 3/3/3\n" * 300_000
+        alone = points.replace("\n", " #\n") + faces.replace("\n", " #\n")
+        seconds = []
+        for text in (points + faces, alone):
+            before = time.process_time()
+            [mesh] = read_obj(text.encode())
+            seconds.append(time.process_time() - before)
+            assert (len(mesh.points), len(mesh.faces)) == (300_000, 300_000)
+        assert seconds[0] < seconds[1] / 2
 
     def test_lines_that_go_on_and_on(self) -> None:
         before = time.process_time()
