@@ -203,8 +203,10 @@ async def test_an_outage_of_the_file_store_counts_against_nobody(rig: Rig, sandb
     async with running(rig.worker(sandbox, options=pace)):
         for _ in range(6):
             await until_leased(rig, order_id)
-        file.unlink()
-        file.write_bytes(OTHERS[1].data)
+        # In one step: a file that is not written yet is an empty one.
+        whole = file.with_name("whole")
+        whole.write_bytes(OTHERS[1].data)
+        whole.replace(file)
         await rig.until_done(order_id)
     assert (await rig.see(order_id)).order.status is Status.PRICE_CALCULATED
 
