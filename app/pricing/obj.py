@@ -20,7 +20,7 @@ FACE = re.compile(rb"\s*+f(?:\s++-?\d{1,12}(?:/(?:-?\d{1,12})?(?:/(?:-?\d{1,12})
 BREAK = rb"\\(?:\r\n?|\n)"
 CONTINUED = re.compile(rb"^[^#\r\n\\]*+(?:%b[^#\r\n\\]*+)+" % BREAK, re.MULTILINE)
 
-# Lines as most programs write them are read many at a time: a line alone takes ten times as long.
+# Lines as most programs write them are read many at a time: one by one they take four times as long.
 _POINT_LINE = rb"v(?: %b){3}\r?\n" % DECIMAL
 _FACE_LINE = rb"f(?: [1-9]\d{0,8}(?:/\d{0,12}){0,2}){3}\r?\n"
 PLAIN = re.compile(

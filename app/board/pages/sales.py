@@ -46,28 +46,23 @@ async def search(
         found = await repository.search(session, text, cursor=cursor_of(cursor))
     if len(found.orders) == 1 and text == str(found.orders[0].order_id):
         return RedirectResponse(f"/orders/{text}", 303, headers=dict(HEADERS))
-    return _found_page(request, found, f"/search?{urlencode({'q': text})}&", q=text)
+    return _found_page(request, found, q=text)
 
 
-def _found_page(
-    request: Request,
-    found: ListedPage,
-    address: str,
-    *,
-    title: str | None = None,
-    q: str = "",
-    tab: str | None = None,
-) -> Response:
-    """Show a page of orders that were found; `address` is that of all pages, up to the cursor."""
-    following = found.next_cursor
+def _found_page(request: Request, found: ListedPage, *, title: str | None = None, q: str = "") -> Response:
+    """Show a page of orders that were found; the next one has its address with another cursor."""
+    next_url = None
+    if found.next_cursor is not None:
+        query = urlencode({**request.query_params, "cursor": found.next_cursor.encode()})
+        next_url = f"{request.url.path}?{query}"
     return page(
         request,
         "search.html",
         rows=[card_of(each) for each in found.orders],
-        next_url=f"{address}{urlencode({'cursor': following.encode()})}" if following else None,
+        next_url=next_url,
         title=title,
         q=q,
-        tabs=tabs_of(PageReader.of(request), tab or request.url.path),
+        tabs=tabs_of(PageReader.of(request), request.url.path),
     )
 
 
@@ -87,8 +82,7 @@ async def history(
             session, email=email or None, partner=partner, cursor=cursor_of(cursor)
         )
     title = PageReader.of(request).gettext(_("All orders of %(name)s"), name=who)
-    of = {"email": email} if email else {"partner": partner}
-    return _found_page(request, found, f"/history?{urlencode(of)}&", title=title)
+    return _found_page(request, found, title=title)
 
 
 class SalesPart(StrEnum):
@@ -157,6 +151,7 @@ async def _sales(request: Request, parts: Pages, report: ApprovalReport | None =
         rejected=[replace(card_of(each), reason=translated(each.reason, viewer)) for each in rejected],
         waiting_long=[card_of(each) for each in found[SalesPart.WAITING].orders],
         more={part.value for part, listed in found.items() if listed.next_cursor is not None},
+        titles={part.value: viewer.gettext(title) for part, title in _TITLES.items()},
         report=report,
         tabs=tabs_of(viewer, "/sales"),
     )
@@ -168,7 +163,7 @@ async def sales_part(request: Request, parts: Parts, part: SalesPart, cursor: Li
     async with parts.orders.read() as session:
         found = await _read_part(session, part, cursor=cursor_of(cursor))
     title = PageReader.of(request).gettext(_TITLES[part])
-    return _found_page(request, found, f"/sales/{part.value}?", title=title, tab="/sales")
+    return _found_page(request, found, title=title)
 
 
 @router.post("/sales/approve")

@@ -97,14 +97,14 @@ class Tab(NamedTuple):
 
 
 def tabs_of(viewer: PageReader, path: str) -> list[Tab]:
-    """Return the pages that a member of staff has."""
+    """Return the pages that a member of staff has; the current one is that of `path`, or above it."""
     role = viewer.caller.role if viewer.caller else None
     named = []
     if role in {Role.OPERATOR, Role.ADMIN, Role.AUDITOR, Role.DBA}:
         named.append(("/", viewer.gettext(_("Board"))))
     if role in {Role.SELLER, Role.ADMIN, Role.AUDITOR}:
         named.append(("/sales", viewer.gettext(_("Sales"))))
-    return [Tab(address, name, address == path) for address, name in named]
+    return [Tab(address, name, f"{path}/".startswith(f"{address}/")) for address, name in named]
 
 
 def card_of(order: ListedOrder, *, ends: datetime | None = None) -> Card:
