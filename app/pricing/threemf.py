@@ -5,10 +5,11 @@ understood and may change the shape is refused. docs/adr/022 has the reasons for
 """
 
 import re
+import warnings
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -74,8 +75,22 @@ VERTEX, TRIANGLE = f"{CORE} vertex", f"{CORE} triangle"
 PATH = f"{PRODUCTION} path"
 LOW_RESOLUTION = re.compile("/slice/[^ ]* meshresolution$")
 # Within these letters Python's numbers are those of XML Schema: no "nan", no 1_000, no other digits.
-REALS = re.compile(r"[0-9+\-.eE\s]*", re.ASCII)
-WHOLES = re.compile(r"[0-9\s]*", re.ASCII)
+REALS = re.compile(r"[0-9+\-.eE \t\r\n]*")
+WHOLES = re.compile(r"[0-9 \t\r\n]*")
+PLAIN = {
+    kind: re.compile(
+        rf'(_*<{element}_+{a}_*=_*")[^"]+("_+{b}_*=_*")[^"]+("_+{c}_*=_*")[^"]+("_*/>)'.replace(
+            "_", r"[ \t\r\n]"
+        ).encode()
+    )
+    for kind, (element, a, b, c) in {
+        "vertices": ("vertex", "x", "y", "z"),
+        "triangles": ("triangle", "v1", "v2", "v3"),
+    }.items()
+}
+"""An element with these attributes alone; its groups are what stands around the three numbers."""
+PLAIN_LETTERS = {"vertices": b"0123456789+-.eE", "triangles": b"0123456789"}
+PLAIN_TYPES: dict[str, type] = {"vertices": np.float64, "triangles": np.int64}
 BATCH = 30_000
 """Numbers that are kept as text at a time."""
 SINGULAR = 1e-9
@@ -236,6 +251,7 @@ class _Reader:
         self._counts = counts
         self._part = Part("millimeter")
         self._namespaces: dict[str | None, str] = {}
+        self._defaults: set[str] = set()
         self._path = [ROOT]
         self._seen: list[set[str]] = [set()]
         self._ignored = 0
@@ -258,13 +274,15 @@ class _Reader:
             ModelFault: it is absent, damaged, too large, or not understood.
         """
         package.require_model(self._name)
-        package.parse(self._name, self._start, end=self._end, prefix=self._prefix)
+        package.parse(self._name, self._start, end=self._end, prefix=self._prefix, take=self._take_plain)
         return self._part
 
     def _refuse(self, why: str) -> BadPackage:
         return BadPackage(f"{why} in its part {self._name[:80]!a}")
 
     def _prefix(self, prefix: str | None, namespace: str) -> None:
+        if prefix is None:
+            self._defaults.add(namespace)
         # Only the model element's own count for its list of extensions.
         if self._path == [ROOT]:
             self._namespaces[prefix] = namespace
@@ -285,6 +303,31 @@ class _Reader:
         self._path.append("point")
         if len(self._tokens) >= BATCH:
             self._take_tokens(inside)
+
+    def _take_plain(self, block: bytes) -> bool:
+        """Take points, or triangles, that are all written as the first one is; nothing else is taken."""
+        inside = "" if self._ignored else self._path[-1]
+        if inside not in PLAIN or self._defaults != {CORE} or not (first := PLAIN[inside].match(block)):
+            return False
+        before, second, third, behind = first.groups()
+        text = block.removeprefix(before).removesuffix(behind)
+        text = text.replace(behind + before, b"\n").replace(second, b" ").replace(third, b"\t")
+        count = block.count(b"<")
+        if (
+            text.translate(None, PLAIN_LETTERS[inside]) != (b" \t\n" * count)[:-1]
+            or block.count(b'"') != 6 * count  # white space of the file is not taken for what was between
+        ):
+            return False
+        try:
+            with warnings.catch_warnings(action="error"):
+                numbers: Any = np.fromstring(text, dtype=PLAIN_TYPES[inside], sep=" ")
+        except (DeprecationWarning, ValueError):
+            return False  # the right letters, and no number
+        if len(numbers) != 3 * count or (inside == "triangles" and numbers.max() > reading.MAX_POINTS):
+            return False
+        self._take_tokens(inside)
+        self._count(inside, count).frombytes(numbers.tobytes())
+        return True
 
     def _start_other(self, element: str, attributes: Attributes) -> None:
         if self._ignored:
@@ -409,26 +452,41 @@ class _Reader:
                 return list(map(number, tokens))
         except ValueError:
             pass  # the right letters, and no number
-        bad = next((token for token in tokens if not letters.fullmatch(token)), " ".join(tokens))
+        bad = next(token for token in tokens if not (letters.fullmatch(token) and _is_one(token, number)))
         raise self._refuse(f"{bad[:40]!a} is no number")
 
     def _take_tokens(self, kind: str) -> None:
         """Turn the coordinates, or the corners, that have come in so far into numbers."""
         tokens, self._tokens = self._tokens, []
-        points, corners = self._object.points, self._object.corners
-        assert points is not None
-        assert corners is not None
+        numbers = self._count(kind, len(tokens) // 3)
         if kind == "vertices":
-            self._counts.add("points", len(tokens) // 3, reading.MAX_POINTS, "points")
-            points.extend(self._numbers(tokens, REALS, float))
-            return
-        self._counts.polygons += len(tokens) // 3
-        if self._counts.polygons > reading.MAX_POLYGONS:
-            raise TooManyPolygons(self._counts.polygons, reading.MAX_POLYGONS)
-        corners.extend(self._numbers(tokens, WHOLES, int))
+            numbers.extend(self._numbers(tokens, REALS, float))
+        else:
+            numbers.extend(self._numbers(tokens, WHOLES, int))
+
+    def _count(self, kind: str, more: int) -> "array[Any]":
+        """Count points, or triangles, and return what their numbers are kept in."""
+        if kind == "vertices":
+            self._counts.add("points", more, reading.MAX_POINTS, "points")
+            kept: array[Any] | None = self._object.points
+        else:
+            self._counts.polygons += more
+            if self._counts.polygons > reading.MAX_POLYGONS:
+                raise TooManyPolygons(self._counts.polygons, reading.MAX_POLYGONS)
+            kept = self._object.corners
+        assert kept is not None
+        return kept
 
     def _check_corners(self) -> None:
         points, corners = self._object.points or (), self._object.corners
         last = max(corners) if corners else -1
         if last >= len(points) // 3:
             raise PointMissing(last + 1, len(points) // 3)
+
+
+def _is_one(token: str, number: Callable[[str], object]) -> bool:
+    try:
+        number(token)
+    except ValueError:
+        return False
+    return True

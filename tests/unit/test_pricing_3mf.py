@@ -1,15 +1,21 @@
 """3MF after public reports: what is read is what the file says, or the file is refused with the reason."""
 
 import io
+import re
 import time
 import zipfile
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.console.demo.shapes import CORE, RELATIONS, TYPES, Mesh
+from app.pricing import opc
+from app.pricing.errors import ModelFault
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
+from app.pricing.threemf import read_3mf
 
 pytestmark = pytest.mark.field
 
@@ -56,7 +62,7 @@ def model(resources: str, items: str = "", *, head: str = PRODUCTION, unit: str 
 
 
 def package(
-    parts: Mapping[str, str], *, relations: str | None = RELATIONS, types: str | None = TYPES
+    parts: Mapping[str, str | bytes], *, relations: str | None = RELATIONS, types: str | None = TYPES
 ) -> bytes:
     """A package of named parts; the relationships name `3D/3dmodel.model` unless others are given."""
     content = io.BytesIO()
@@ -566,3 +572,145 @@ def test_thousands_of_files_are_not_looked_at() -> None:
         for number in range(5_001):
             archive.writestr(str(number), "")
     assert "more than 5,000 files in its archive" in reason(content.getvalue())
+
+
+ALONE = "<metadata><![CDATA[ ]]></metadata><resources>"
+"""Behind CDATA each element is read by expat."""
+POINT = '<vertex x="1" y="2" z="3"/>'
+NUMBERS = st.sampled_from(
+    (
+        "0",
+        "1.5",
+        "-2e3",
+        " 7 ",
+        "+.5",
+        "1_0",
+        "nan",
+        "",
+        "&#49;",
+        "2\n",
+        "\x0b1",
+        "<",
+        "1 2",
+        "\u0663",
+        "1.",
+        "1.5.5",
+        "1e",
+        "-",
+        "2-3",
+    )
+)
+BETWEEN = st.sampled_from(
+    ("", "\n", "\r\n\t ", "<!-- <vertex x='1'/> -->", "<![CDATA[>]]>", "<?a ?>", "7", "<")
+)
+FORMS = st.sampled_from(
+    (
+        '<vertex x="{}" y="{}" z="{}"/>',
+        '<vertex\n x ="{}" y= "{}"\tz="{}" />',
+        '<vertex y="{}" x="{}" z="{}"/>',
+        "<vertex x='{}' y='{}' z='{}'/>",
+        '<vertex x="{}" y="{}" z="{}"></vertex>',
+        '<vertex x="{}" y="{}" z="{}" u="1"/>',
+        '<vertex x="{}" y="{}" y="{}"/>',
+        '<vertex x="{} {}\t{}"/>',
+        '<vertex x="{}" y="{}" z="{}"/ >',
+        '<vertex x="{}" y="{}"/><!--{}-->',
+        '<vertex x="{}"y="{}" z="{}"/>',
+        '<v:vertex x="{}" y="{}" z="{}"/>',
+        '<vertex xmlns="" x="{}" y="{}" z="{}"/>',
+        '<triangle v1="{}" v2="{}" v3="{}"/>',
+        '<vertex x="{}" y="{}" z="{}">',
+    )
+)
+ELEMENTS = st.lists(st.tuples(FORMS, NUMBERS, NUMBERS, NUMBERS, BETWEEN), max_size=8)
+
+
+class TestPlainElements:
+    """Points and triangles are taken in bulk where most programs write them alike; nothing else changes."""
+
+    def said(self, data: bytes) -> object:
+        try:
+            [mesh] = read_3mf(data)
+        except ModelFault as fault:
+            return str(fault)
+        return mesh.points.tolist(), mesh.faces.tolist()
+
+    @given(ELEMENTS, st.integers(0, 12), st.integers(1, 90))
+    def test_a_file_says_the_same_when_each_element_is_read_alone(
+        self, elements: list[tuple[str, str, str, str, str]], plain: int, chunk_bytes: int
+    ) -> None:
+        points = "".join(form.format(x, y, z) + then for form, x, y, z, then in elements)
+        points = '<vertex x="1" y="2" z="3"/>\n' * plain + points + '<vertex x="1" y="2" z="3"/>' * plain
+        face = '<triangle v1="0" v2="1" v3="2"/>'
+        mesh = f"<mesh><vertices>{points}</vertices><triangles>{face}</triangles></mesh>"
+        text = model(f'<object id="1">{mesh}</object>', build('objectid="1"'), head=f'xmlns:v="{CORE}"')
+        alone = text.replace("<resources>", ALONE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(opc, "CHUNK_BYTES", chunk_bytes)
+            assert self.said(package({ROOT: text})) == self.said(package({ROOT: alone}))
+
+    @pytest.mark.parametrize(
+        "points",
+        [
+            (POINT + '<vertex x="1 2\t3"/>') * 4,
+            (POINT + '<vertex x="1-2" y="3" z="4"/>') * 4,
+            (POINT + '<vertex x="1-2" y="" z="4"/>') * 4,
+            (POINT + '<vertex x="" y="2" z="4"/>') * 4,
+            (POINT.replace('"', "'") + POINT.replace("1", "5")) * 6,
+            POINT + "<![CDATA[>" + POINT * 6 + "]]>" + POINT,
+            POINT + "<!-- >" + POINT * 6 + "-->" + POINT,
+            POINT + "<metadata>" + POINT * 6 + "</metadata>" + POINT,
+        ],
+        ids=["white space", "two numbers", "two and none", "none", "quotes", "CDATA", "comment", "metadata"],
+    )
+    def test_what_is_not_plain_is_left_to_expat(self, points: str) -> None:
+        mesh = f"<mesh><vertices>{points}</vertices><triangles/></mesh>"
+        text = model(f'<object id="1">{mesh}</object>', build('objectid="1"'))
+        alone = self.said(package({ROOT: text.replace("<resources>", ALONE)}))
+        for chunk_bytes in range(len(POINT), 4 * len(POINT)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(opc, "CHUNK_BYTES", chunk_bytes)
+                assert self.said(package({ROOT: text})) == alone
+
+    @pytest.mark.parametrize(
+        "head", ['xmlns="urn:other" xmlns:c="{CORE}"', 'xmlns:c="{CORE}"'], ids=["another", "none"]
+    )
+    def test_elements_of_another_namespace_are_no_points(self, head: str) -> None:
+        text = model(an_object(1, BOX), build('objectid="1"'))
+        prefixed = re.sub(
+            "<(/?)(model|resources|object|mesh|vertices|triangles|build|item)", r"<\1c:\2", text
+        )
+        other = prefixed.replace(f'xmlns="{CORE}"', head.format(CORE=CORE))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(opc, "CHUNK_BYTES", 100)
+            assert "holds no mesh" in reason(package({ROOT: other}))
+
+    @pytest.mark.parametrize("declared", ['encoding="UTF-16"', ""], ids=["declared", "marked"])
+    @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+    def test_characters_of_two_bytes_are_not_taken_for_points(self, encoding: str, declared: str) -> None:
+        text = model(an_object(1, BOX), build('objectid="1"')).replace('encoding="UTF-8"', declared)
+        head, tail = (text[: (cut := text.index("<vertex"))], text[cut:])
+        points = (POINT + "\n") * 20  # as UTF-16 it is a text of Chinese characters
+        data = f"\ufeff{head}".encode(encoding) + points.encode() + tail.encode(encoding)
+        for chunk_bytes in range(len(POINT), 4 * len(POINT)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(opc, "CHUNK_BYTES", chunk_bytes)
+                assert volume(package({ROOT: data})) == pytest.approx(6_000)
+
+    def test_a_large_file_is_read_in_bulk(self) -> None:
+        points, faces = (
+            '<vertex x="1.25" y="2.5" z="3"/>\n' * 100_000,
+            '<triangle v1="0" v2="1" v3="2"/>\n' * 200_000,
+        )
+        mesh = f"<mesh><vertices>{points}</vertices><triangles>{faces}</triangles></mesh>"
+        seconds = []
+        for text in (
+            mesh,
+            mesh.replace('"/>', '"\n/>').replace('y="2.5"', "y='2.5'").replace('v2="1"', "v2='1'"),
+        ):
+            data = package({ROOT: model(f'<object id="1">{text}</object>', build('objectid="1"'))})
+            before = time.process_time()
+            [found] = read_3mf(data)
+            seconds.append(time.process_time() - before)
+            assert (len(found.points), len(found.faces)) == (100_000, 200_000)
+        assert seconds[0] < seconds[1] / 1.5
