@@ -159,6 +159,9 @@ def _keep_stdout() -> TextIO:
     """Return a copy of stdout; what a revision or its programs print from here on goes to stderr."""
     stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        # A line of one process is not torn by that of another, with PYTHONUNBUFFERED either.
+        stream.reconfigure(line_buffering=True, write_through=False)
     return stdout
 
 

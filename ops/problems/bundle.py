@@ -35,7 +35,8 @@ DATABASES_AT_ONCE = 4
 COMMANDS_AT_ONCE = 2
 """Each is a process, which needs a core to start."""
 
-COMMAND_SECONDS = 30.0
+COMMAND_SHARE = 0.5
+"""Of the time for all: a command that hangs leaves the rest to others."""
 
 _ACTIVITY = text("""
     SELECT pid, usename::text, application_name, backend_type, state, wait_event_type, wait_event,
@@ -92,7 +93,7 @@ def collect(options: Options, *, log_lines: int, seconds: float) -> list[BundleP
         jobs = [
             *(
                 commands.submit(_produce, *part, mask, until)
-                for part in _verb_parts(options, topology, until)
+                for part in _verb_parts(options, topology, until, COMMAND_SHARE * seconds)
             ),
             *(databases.submit(_produce, *part, mask, until) for part in _database_parts(topology)),
         ]
@@ -115,9 +116,9 @@ Part = tuple[str, Produce]
 """The name of a file of the archive, and what makes it."""
 
 
-def _verb_parts(options: Options, topology: Topology, until: float) -> Iterator[Part]:
+def _verb_parts(options: Options, topology: Topology, until: float, seconds: float) -> Iterator[Part]:
     for name, words in _commands(topology).items():
-        yield f"{name}.json", partial(_run, options, words, until)
+        yield f"{name}.json", partial(_run, options, words, until, seconds)
 
 
 def _database_parts(topology: Topology) -> Iterator[Part]:
@@ -152,17 +153,17 @@ class CommandSilent(OpsError):
     """A command of mesctl has printed nothing, or was not done in time."""
 
 
-def _run(options: Options, words: list[str], until: float) -> str:
+def _run(options: Options, words: list[str], until: float, seconds: float) -> str:
     """Run a verb in a process of its own, which is ended when its time is over."""
     shared = ["--json", "--home", str(options.home), "--project", str(options.project().path)]
     if options.named_topology is not None:
         shared += ["--topology", str(options.named_topology)]
-    seconds = max(0.1, min(COMMAND_SECONDS, until - time.monotonic()))
+    seconds = max(0.1, min(seconds, until - time.monotonic()))
     command = [sys.executable, "-m", "ops", *shared, *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
-        raise CommandSilent(f"mesctl {' '.join(words)} was not done within {seconds:.0f} s") from None
+        raise CommandSilent(f"mesctl {' '.join(words)} was not done within {seconds:.1f} s") from None
     if not done.stdout.strip():
         raise CommandSilent(done.stderr.strip() or f"it ended with {done.returncode}")
     said = f"\n{done.stderr}" if done.returncode and done.stderr else ""
