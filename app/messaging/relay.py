@@ -54,7 +54,13 @@ from readreplica.sessions import WriteSession
 
 # Any number will do, as long as every relay has the same; an advisory lock is its database's own.
 _LOCK = 0x6F7574626F78
-_BEGIN = select(literal_column(try_acquire_sql(str(_LOCK), until_commit=True), Boolean), func.now())
+_BEGIN = select(
+    literal_column(try_acquire_sql(str(_LOCK), until_commit=True), Boolean),
+    func.now(),
+    # For this transaction. Of an outbox that was vacuumed while nothing was owed PostgreSQL believes that any
+    # index will do, sorts what it finds, and walks over all of the key, gone or not, to find it.
+    func.set_config("enable_bitmapscan", "off", True),
+)
 
 # Between two turns, so that acknowledgements gather and are settled together.
 _REST_SECONDS = 0.02
@@ -63,6 +69,10 @@ _ALERT_SECONDS = 1.0
 
 _SLOWER = 1.25
 """By how much longer each wait is than the one before, after that."""
+
+_QUICK_SECONDS = 0.02
+_ASK_AGAIN_SECONDS = 10.0
+"""The question whether anything is owed is not asked for so long, where the answer has taken longer."""
 
 _STRANGE_SECONDS = 60.0
 """How often messages to no service are looked for."""
@@ -183,6 +193,7 @@ class Relay:
         self._clock = clock
         self._is_busy, self._calm_at = False, clock()
         self._strange_next = 0.0
+        self._ask_next = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Outages of Redis and of the database are waited out."""
@@ -215,7 +226,7 @@ class Relay:
             return True
         destinations = await self._look()
         async with self._cluster.write() as session:
-            has_lock, now = (await session.execute(_BEGIN)).one()
+            has_lock, now, _ = (await session.execute(_BEGIN)).one()
             if not has_lock:
                 return False
             settled = await settle(session, self._outbox, self._understood(received))
@@ -239,7 +250,12 @@ class Relay:
         about to claim is owed as well.
         """
         within = {name: progress.begin(()) for name, progress in self._progress.items()}
-        if monotonic() >= self._strange_next or any(each.successors_of for each in within.values()):
+        began = monotonic()
+        if (
+            began >= self._strange_next
+            or began < self._ask_next
+            or any(each.successors_of for each in within.values())
+        ):
             return False
         after = {name: -1 if each.is_look else each.after or -1 for name, each in within.items()}
         try:
@@ -248,6 +264,8 @@ class Relay:
                     return False
         except PoolTimeoutError:
             return False  # readers have taken all their connections, and this is no reader's work
+        if monotonic() - began > _QUICK_SECONDS and not any(each.is_look for each in within.values()):
+            self._ask_next = monotonic() + _ASK_AGAIN_SECONDS  # a claim has a better plan, see `_BEGIN`
         for name, each in within.items():
             self._progress[name].end(each, (), is_cut=False, is_limited=False)
         for allowance in self._allowances.values():
