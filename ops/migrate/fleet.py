@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -161,6 +162,7 @@ def _keep_stdout() -> TextIO:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for stream in (sys.stdout, sys.stderr):
         # A line of one process is not torn by that of another, with PYTHONUNBUFFERED either.
+        assert isinstance(stream, TextIOWrapper)
         stream.reconfigure(line_buffering=True, write_through=False)
     return stdout
 
