@@ -101,7 +101,7 @@ def assert_as_new(pool: DatabasePool, connect: Connect, *, old: int, is_kept: bo
         ("ALTER TABLE outbox ADD COLUMN leak int",),
         ("ALTER TABLE outbox ENABLE ROW LEVEL SECURITY",),
         ("ALTER TABLE outbox ADD CONSTRAINT leak CHECK (order_id > 0)",),
-        ("ALTER TABLE outbox SET (fillfactor = 50)",),
+        ("ALTER TABLE outbox SET (fillfactor = 60)",),
         ("CREATE FUNCTION leak() RETURNS int LANGUAGE sql AS 'SELECT 1'",),
         ("CREATE SCHEMA leak",),
         ("COMMENT ON TABLE outbox IS 'leak'",),
