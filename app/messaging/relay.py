@@ -71,8 +71,8 @@ _SLOWER = 1.25
 """By how much longer each wait is than the one before, after that."""
 
 _QUICK_SECONDS = 0.02
+"""An idle relay whose question has taken longer than this claims in its place, for `_ASK_AGAIN_SECONDS`."""
 _ASK_AGAIN_SECONDS = 10.0
-"""The question whether anything is owed is not asked for so long, where the answer has taken longer."""
 
 _STRANGE_SECONDS = 60.0
 """How often messages to no service are looked for."""

@@ -1,7 +1,7 @@
 """A relay sends to a destination what it allows, oldest first, and to the others all; nothing is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,12 +12,14 @@ from sqlalchemy import event, select, text
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from app.flow.grants import Grant, HeardAllowance, holder_key, publish, redis_now
-from app.messaging.outbox import Range, _delete_handled, _select_due, claim
+from app.messaging.message import Dispatch
+from app.messaging.outbox import Range, _delete_handled, _select_due, claim, owes
 from app.messaging.relay import _BEGIN
 from app.messaging.routing import ServiceName
 from app.messaging.streams import fields_of
+from app.models.base import OutboxRow
 from app.models.shop import ShopOutbox
-from readreplica.sessions import WriteSession
+from readreplica.sessions import AnySession, WriteSession
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.messaging_rig import AT, STREAM, Rig, open_rig, owe, running, signed_ack, until
@@ -309,9 +311,14 @@ async def claimed_pages(rig: Rig, after: int, *, by_index: bool = False) -> int:
         for statement, parameters in sent:
             explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}"
             [[plan]] = (await connection.exec_driver_sql(explain, parameters)).all()
-            read += plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+            read += pages_of(plan)
     assert len(sent) == 2
     return read
+
+
+def pages_of(plan: Any) -> int:
+    """Count the pages that a statement has read, by its EXPLAIN."""
+    return int(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"])
 
 
 @pytest.mark.parametrize("analyzed", ["never", "full", "empty"])
@@ -386,7 +393,31 @@ async def planned_pages(session: WriteSession) -> int:
     [[plan]] = (await connection.exec_driver_sql(explain)).all()
     await connection.exec_driver_sql("DEALLOCATE claimed")
     assert plan[0]["Plan"]["Actual Rows"] == 10
-    return int(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"])
+    return pages_of(plan)
+
+
+async def test_a_relay_whose_question_is_slow_claims_in_its_place(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, claimed = list[dict[str, int]](), list[str]()
+
+    async def slowly(session: AnySession, outbox: type[OutboxRow], after: dict[str, int]) -> bool:
+        asked.append(after)
+        await session.execute(text("SELECT pg_sleep(0.03)"))
+        return await owes(session, outbox, after)
+
+    async def noting(session: WriteSession, outbox: type[OutboxRow], **words: Any) -> Sequence[Dispatch]:
+        claimed.append(words["destination"])
+        return await claim(session, outbox, **words)
+
+    monkeypatch.setattr("app.messaging.relay.owes", slowly)
+    monkeypatch.setattr("app.messaging.relay.claim", noting)
+    relay = rig.relay(clock=lambda: 0.0)
+    # It looks for messages to no service; it asks, and nothing is owed; it does not ask again.
+    for so_often, destinations in ((0, {"crm", "mes"}), (1, set()), (1, {"crm", "mes"})):
+        claimed.clear()
+        await relay.turn()
+        assert (len(asked), set(claimed)) == (so_often, destinations)
 
 
 async def test_behind_an_open_transaction_an_acknowledgement_reads_no_more_pages(
@@ -413,7 +444,7 @@ async def test_behind_an_open_transaction_an_acknowledgement_reads_no_more_pages
             [[plan]] = (await connection.exec_driver_sql(explain, words)).all()
             await session.rollback()
     assert plan[0]["Plan"]["Actual Rows"] == 10
-    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 200
+    assert pages_of(plan) < 200
 
 
 async def analyze(topology: Topology, *, is_wanted: bool) -> None:
